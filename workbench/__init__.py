@@ -1,0 +1,63 @@
+"""QLoRA fine-tuning from a notebook: a run is a folder, a worker process owns the GPU, and this side only reads and asks.
+
+    import workbench as wb
+    run = wb.start(wb.Recipe.load("data/tiny/recipe.yaml"))
+    await run.finished()
+
+Loads its parts when they are first used, so that importing it costs nothing; never loads torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# public name -> the module that it lives in
+_HOME = {
+    "DataError": "problems",
+    "History": "events",
+    "LaunchPanel": "panels.launch",
+    "Monitor": "panels.monitor",
+    "Problem": "problems",
+    "Recipe": "recipe",
+    "RecipeError": "problems",
+    "Run": "run",
+    "RunError": "problems",
+    "Spare": "spawn",
+    "SetupPanel": "panels.setup",
+    "WorkbenchError": "problems",
+    "answers_before": "panels.samples",
+    "check_machine": "panels.check",
+    "compare_samples": "panels.samples",
+    "first_recipe": "presets",
+    "glance": "panels.samples",
+    "launch_panel": "panels.launch",
+    "picture": "charts",
+    "runs": "run",
+    "start": "run",
+}
+_MODULES = (
+    "charts",
+    "data",
+    "demo",
+    "events",
+    "machine",
+    "models",
+    "panels",
+    "preflight",
+    "summary",
+)
+
+__all__ = ["__version__", *_HOME, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"workbench has no {name!r}; it has {', '.join(sorted(__all__))}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,258 @@
+"""`workbench …`: the same things without a notebook. What is told goes to standard output, what is wrong to standard error.
+
+Exit codes: 0 done, 1 failed, 2 a recipe, data or command line that cannot be used, 130 stopped by Ctrl-C with the
+adapter kept. Knows nothing of how a run works; it only starts, reads and commands one.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from . import machine, terminal
+from .problems import Problem, RecipeError, WorkbenchError
+from .recipe import Recipe
+from .run import Run, runs, start
+from .summary import exact_match, in_words
+
+say = partial(print, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `workbench runs | head` ends quietly
+    args = _parser().parse_args(arguments)
+    try:
+        return args.do(args)
+    except WorkbenchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """What this machine has, which backend it gets and why, and what to do about each problem."""
+    here = machine.look()
+    findings = machine.report(here)
+    if args.json:
+        found = [{"level": level, "fact": fact, "cure": cure} for level, fact, cure in findings]
+        say(json.dumps({"machine": asdict(here), "findings": found}, indent=2, default=str))
+    else:
+        for level, fact, cure in findings:
+            say(f"{level:5} {fact} {cure}".rstrip())
+    return int(any(level == "stop" for level, *_ in findings))
+
+
+def train(args: argparse.Namespace) -> int:
+    """Trains a recipe to its end, or until Ctrl-C, which keeps the adapter."""
+    try:
+        recipe = changed(Recipe.load(args.recipe), args.set)
+        run = start(recipe, name=args.name, outputs=args.outputs)
+    except WorkbenchError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return _train_on(run, args)
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Goes on from the last checkpoint of a run that was stopped or killed."""
+    return _train_on(Run.open(args.run, args.outputs).resume(), args)
+
+
+def watch(args: argparse.Namespace) -> int:
+    """Shows a run from its beginning and as it goes on; Ctrl-C ends the watching, not the run."""
+    run = Run(Run.open(args.run, args.outputs).folder)  # one that has not read its log yet
+    try:
+        _follow(run, args)
+    except KeyboardInterrupt:
+        print(f"Run {run.name} goes on; workbench stop {run.name} ends it.", file=sys.stderr)
+    return 0
+
+
+def sample(args: argparse.Namespace) -> int:
+    """Asks a run's model; loads it first if its worker has ended."""
+    run = Run.open(args.run, args.outputs)
+    reopened = not run.alive
+    if reopened:
+        terminal.follow(run.reopen(), lambda events, history: None)
+    system = run.recipe.samples.system if args.system is None else args.system
+    how = {"system": system or None, "adapter": not args.base, "temperature": args.temperature}
+    how |= {"top_p": args.top_p, "max_new_tokens": args.max_new_tokens}
+    given = {name: value for name, value in how.items() if value is not None}
+    try:
+        answer = asyncio.run(_answer(run, args.prompt, given, stream=not args.json))
+    finally:
+        if reopened:
+            run.close()
+    if args.json:
+        say(json.dumps(answer, ensure_ascii=False))
+    return 0
+
+
+def stop(args: argparse.Namespace) -> int:
+    """Ends a run's training and keeps the adapter; a worker that only waits for questions is ended too."""
+    run = Run.open(args.run, args.outputs)
+    if not run.history.over:
+        run.stop()
+        terminal.follow(run, lambda events, history: None)
+        text = run.history.text
+    else:
+        text = f"Its training was over ({run.history.state})" + "; its worker is ended." * run.alive
+    run.close()
+    say(f"{run.name}: {text}")
+    return 0
+
+
+def list_runs(args: argparse.Namespace) -> int:
+    """All runs, newest first."""
+    rows = [_row(run) for run in runs(args.outputs)]
+    if args.json:
+        say(json.dumps(rows, indent=2))
+        return 0
+    table = Table("run", "state", "step", "loss", "held out", "exact match", "model", box=None)
+    for row in rows:
+        steps = f"{row['step']:,} of {row['of'] or '?'}"
+        cells = [_short(row[key]) for key in ("loss", "heldout_loss", "exact_match")]
+        table.add_row(row["run"], row["state"], steps, *cells, row["model"])
+    Console().print(table if rows else f"There are no runs in {args.outputs}.")
+    return 0
+
+
+def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe with settings such as `lora.rank=8` changed, their values read as YAML. Raises RecipeError."""
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, given, value = setting.partition("=")
+        if not given:
+            fact = f"--set {setting} has no value."
+            raise RecipeError([Problem(name, fact, "Write it as lora.rank=8.")])
+        section, _, key = name.rpartition(".")
+        inside = changes.setdefault(section, {}) if section else changes
+        inside[key] = yaml.safe_load(value)
+    return recipe.replace(**changes)
+
+
+def _train_on(run: Run, args: argparse.Namespace) -> int:
+    interrupted = False
+
+    def stop_and_keep() -> None:
+        nonlocal interrupted
+        interrupted = True
+        print("Stopping after this step; the adapter is kept.", file=sys.stderr)
+        run.stop()
+
+    try:
+        _follow(run, args, on_interrupt=stop_and_keep)
+    except KeyboardInterrupt:  # a second one: do not wait for the end
+        print(
+            f"Run {run.name} ends by itself; workbench watch {run.name} shows it.", file=sys.stderr
+        )
+        return 130
+    run.close()
+    return 130 if interrupted else 0
+
+
+def _follow(run: Run, args: argparse.Namespace, **how: Any) -> None:
+    """Shows the run as the arguments ask for, and at its end what became of it."""
+    if args.json:
+        say(json.dumps({"kind": "run", "name": run.name, "folder": str(run.folder)}))
+        state = terminal.follow(run, terminal.as_json(say), **how)
+        adapter = str(run.adapter_path) if run.adapter_path.is_dir() else None
+        say(json.dumps({"kind": "end", "state": state, "adapter": adapter}))
+        return
+    say(f"Run {run.name} in {run.folder}")
+    bar, show = terminal.on_screen(Console())
+    with bar:
+        terminal.follow(run, show, **how)
+    say(in_words(run.history))
+
+
+async def _answer(run: Run, prompt: str, how: dict[str, Any], *, stream: bool) -> dict[str, Any]:
+    """Asks, writes the answer as it comes if `stream`, and returns the sample event."""
+    asking = asyncio.create_task(run.answer(prompt, **how))
+    shown = ""
+    while stream and not asking.done():
+        await asyncio.sleep(terminal.POLL_SECONDS)
+        growing = max(run.history.partial.values(), key=len, default="")
+        if growing.startswith(shown):
+            say(terminal.printable(growing[len(shown) :]), end="")
+            shown = growing
+    answer = await asking
+    if stream:
+        say(terminal.printable(answer["text"].removeprefix(shown)))
+    return answer
+
+
+def _row(run: Run) -> dict[str, Any]:
+    history = run.history
+    score = exact_match(history, adapter=True)
+    return {
+        "run": run.name,
+        "state": history.state,
+        "step": history.step,
+        "of": history.of,
+        "loss": history.steps[-1]["loss"] if history.steps else None,
+        "heldout_loss": history.evals[-1]["loss"] if history.evals else None,
+        "exact_match": score["correct"] / score["rows"] if score else None,
+        "model": run.recipe.model.name,
+        "folder": str(run.folder),
+    }
+
+
+def _short(number: float | None) -> str:
+    return "" if number is None else f"{number:.3f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="workbench", description="Fine-tune with QLoRA, without a notebook."
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of runs")
+    shared.add_argument("--json", action="store_true", help="for a program to read")
+
+    def command(name: str, do: Any, *, run: bool = True) -> argparse.ArgumentParser:
+        parser = commands.add_parser(
+            name, parents=[shared], help=do.__doc__, description=do.__doc__
+        )
+        parser.set_defaults(do=do)
+        if run:
+            parser.add_argument("run", help="name of the run, as `workbench runs` lists it")
+        return parser
+
+    command("doctor", doctor, run=False)
+    training = command("train", train, run=False)
+    training.add_argument("recipe", type=Path, help="a YAML file")
+    training.add_argument("--name", help="of the run; one is made up otherwise")
+    training.add_argument(
+        "--set", action="append", default=[], metavar="lora.rank=8", help="change a setting"
+    )
+    command("watch", watch)
+    asking = command("sample", sample)
+    asking.add_argument("prompt")
+    asking.add_argument(
+        "--base", action="store_true", help="ask the base model, without the adapter"
+    )
+    asking.add_argument("--system", help="system prompt instead of the recipe's; '' for none")
+    asking.add_argument(
+        "--temperature", type=float, help="0, the default, takes the likeliest token"
+    )
+    asking.add_argument("--top-p", type=float)
+    asking.add_argument("--max-new-tokens", type=int)
+    command("stop", stop)
+    command("resume", resume)
+    command("runs", list_runs, run=False)
+    return top

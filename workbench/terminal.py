@@ -1,0 +1,160 @@
+"""A run on a terminal: each event as a line of text, a progress bar while it trains, or JSON for a program.
+
+Knows a Run and its History. Knows nothing of arguments or exit codes.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from .events import History, State
+from .run import Run
+from .summary import duration
+
+POLL_SECONDS = 0.1
+LINE_SECONDS = 5  # between two step lines where there is no bar to redraw
+Show = Callable[[list[dict[str, Any]], History], None]
+
+
+def printable(text: str) -> str:
+    """A model's text without the control characters by which it could take over a terminal."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def line(event: dict[str, Any]) -> str | None:
+    """An event as one line; None for what is not worth a line (readings, tokens, obeyed commands)."""
+    words = _WORDS.get(event["kind"])
+    text = words(event) if words else None
+    return printable(" ".join(text.split())) if text else None
+
+
+def progress(history: History) -> str:
+    """Where the training is: step, loss, speed and time left."""
+    step = history.steps[-1]
+    parts = [f"step {step['step']:,} of {step['of']:,}", f"loss {step['loss']:.3f}"]
+    if history.speed:
+        parts.append(f"{history.speed:,.0f} tokens/s")
+    if history.seconds_left:
+        parts.append(f"{duration(history.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def lines(out: Callable[[str], Any], *, every: float = LINE_SECONDS) -> Show:
+    """Shows a run line by line; steps at most once in `every` seconds, and the last one."""
+    last = float("-inf")
+
+    def show(events: list[dict[str, Any]], history: History) -> None:
+        nonlocal last
+        for event in events:
+            if event["kind"] != "step" and (text := line(event)):
+                out(text)
+        trained = [event for event in events if event["kind"] == "step"]
+        due = time.monotonic() - last >= every
+        if trained and (due or trained[-1]["step"] == trained[-1]["of"]):
+            last = time.monotonic()
+            out(progress(history))
+
+    return show
+
+
+def as_json(out: Callable[[str], Any]) -> Show:
+    """Shows each event as its line of JSON."""
+
+    def show(events: list[dict[str, Any]], history: History) -> None:
+        for event in events:
+            out(json.dumps(event, ensure_ascii=False))
+
+    return show
+
+
+def on_screen(console: Console) -> tuple[AbstractContextManager[Any], Show]:
+    """A bar while it trains and lines above it on a terminal; lines alone where the output is a file or a pipe."""
+
+    def out(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if not console.is_terminal:
+        return nullcontext(), lines(out)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[says]}"),
+        console=console,
+    )
+    task = bar.add_task("preparing", total=None, says="")
+    above = lines(out, every=float("inf"))
+
+    def show(events: list[dict[str, Any]], history: History) -> None:
+        above([event for event in events if event["kind"] != "step"], history)
+        says = progress(history) if history.steps else ""
+        bar.update(
+            task, description=history.state, completed=history.step, total=history.of, says=says
+        )
+
+    return bar, show
+
+
+def follow(run: Run, show: Show, *, on_interrupt: Callable[[], Any] | None = None) -> State:
+    """Shows what the run writes until its training is over, and returns the state.
+
+    The first Ctrl-C calls `on_interrupt`; the second, or the first without it, ends the watching.
+    Raises RunError when the run failed.
+    """
+    while True:
+        try:
+            if events := run.refresh():
+                show(events, run.history)
+            if run.history.over:
+                break
+            time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            if on_interrupt is None:
+                raise
+            on_interrupt()
+            on_interrupt = None
+    return run.wait() if run.history.state == "failed" else run.history.state
+
+
+def _step(event: dict[str, Any]) -> str:
+    return f"step {event['step']:,} of {event['of']:,}, loss {event['loss']:.3f}"
+
+
+def _score(event: dict[str, Any]) -> str:
+    who = "with the adapter" if event["adapter"] else "before training"
+    return f"exact match {who}: {event['correct']:,} of {event['rows']:,} held-out rows"
+
+
+def _sample(event: dict[str, Any]) -> str:
+    who = "" if event["adapter"] else ", without the adapter"
+    return f"answer at step {event['step']:,}{who}: {event['text']}"
+
+
+def _data(event: dict[str, Any]) -> str:
+    share = event["trained_tokens"] / max(event["tokens"], 1)
+    held = f", {event['heldout_rows']:,} held out" if event["heldout_rows"] else ""
+    return f"data: {event['rows']:,} rows{held}; {event['tokens']:,} tokens, {share:.0%} of them trained on"
+
+
+_WORDS: dict[str, Callable[[dict[str, Any]], str | None]] = {
+    "phase": lambda e: f"{e['state']}: {e['text']}",
+    "choice": lambda e: f"{e['what']}: {e['value']}. {e['why']}",
+    "data": _data,
+    "model": lambda e: (
+        f"model: {e['name']}, {e['parameters']:,} parameters, {e['trainable']:,} trainable"
+    ),
+    "step": _step,
+    "eval": lambda e: f"held-out loss at step {e['step']:,}: {e['loss']:.3f}",
+    "score": _score,
+    "sample": _sample,
+    "checkpoint": lambda e: f"checkpoint at step {e['step']:,}",
+    "adapter": lambda e: f"adapter saved: {e['path']}",
+    "command": lambda e: None if e["taken"] else f"not done: {e['text']}",
+    "warning": lambda e: f"warning: {e['text']} {e['cure']}",
+}
