@@ -57,7 +57,7 @@ def test_everything_that_is_wrong_comes_at_once(says, tmp_path: Path) -> None:
         f"lora.modules_to_save holds embed_token, which {MODEL} does not have. It {has}",
         "Unsloth needs an NVIDIA GPU, and none was found."
         " Set backend to auto or peft, or use a machine with a GPU.",
-        "model.compute_dtype is float16, which a CPU cannot train in. Set it to auto, which takes float32 here.",
+        "model.compute_dtype is float16; on a CPU the loss is not scaled for it, so small gradients become 0. Set it to auto, which takes float32 here.",
         "rows.jsonl, row 1: it has no assistant turn, only user. Add the answer to learn, or remove the row.",
         f"The data file {tmp_path}/gone.jsonl cannot be read: No such file or directory."
         " Give the path of a .jsonl or .json file.",

@@ -56,7 +56,7 @@ def _backend(recipe: Recipe, machine: Machine) -> list[Problem]:
         problems.append(Problem("", fact, f"pip install -r {file}."))
     asked = recipe.model.compute_dtype
     if asked == "float16" and not machine.cards:
-        fact = "model.compute_dtype is float16, which a CPU cannot train in."
+        fact = "model.compute_dtype is float16; on a CPU the loss is not scaled for it, so small gradients become 0."
         problems.append(
             Problem("model.compute_dtype", fact, "Set it to auto, which takes float32 here.")
         )
