@@ -1,0 +1,222 @@
+"""What happens in a run, one JSON line each: the append-only log that the worker writes, and the History read from it.
+
+Knows nothing of torch, widgets or processes: a log is a file, a History is lists of numbers.
+"""
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal[
+    "preparing", "loading", "training", "paused", "ready", "stopped", "failed", "closed"
+]
+#: States in which the training is over: the worker answers prompts (ready, stopped) or has ended (failed, closed).
+OVER = ("ready", "stopped", "failed", "closed")
+
+# kind -> the fields that a line has beside "t" (seconds since 1970) and "kind". Bytes, seconds, nats per token.
+KINDS: dict[str, tuple[str, ...]] = {
+    "phase": ("state", "text"),
+    "choice": ("what", "value", "why"),
+    "data": ("rows", "heldout_rows", "tokens", "trained_tokens", "cut_rows"),
+    "model": ("name", "source", "parameters", "trainable", "target_modules"),
+    "step": (
+        "step", "of", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "trained_tokens", "seconds",
+    ),
+    "eval": ("step", "loss", "seconds"),
+    "memory": ("step", "allocated", "reserved", "process", "device_used", "device_total"),
+    "token": ("sample", "text"),
+    "sample": ("sample", "step", "prompt", "system", "expected", "text", "adapter", "ended", "tokens", "seconds"),
+    "score": ("step", "correct", "rows", "adapter", "seconds"),
+    "checkpoint": ("step", "path", "seconds"),
+    "adapter": ("step", "path"),
+    "command": ("id", "do", "taken", "text"),
+    "warning": ("text", "cure"),
+    "error": ("text", "cause", "cure"),
+}  # fmt: skip
+
+
+class EventLog:
+    """The writing end: one flushed line per event.
+
+    A small reserve file lies beside the log. When the disk is full it is given up, so that the reason can still be told.
+    """
+
+    RESERVE = 64 * 1024  # bytes: a few hundred events
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._reserve = self.path.with_name(".reserve")
+        if not self._reserve.exists():
+            self._reserve.write_bytes(os.urandom(self.RESERVE))
+        self._end_torn_line()
+        self._file = self.path.open("ab", buffering=0)
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Appends an event. Raises OSError when the disk is full, ValueError for fields that the kind does not have."""
+        if set(fields) != set(KINDS[kind]):
+            raise ValueError(f"a {kind} event has the fields {KINDS[kind]}, not {tuple(fields)}")
+        event = {"t": round(time.time(), 3), "kind": kind, **fields}
+        self._append(json.dumps(event, ensure_ascii=False, default=float).encode() + b"\n")
+
+    def give_up_reserve(self) -> None:
+        """Frees the reserve, so that what follows fits on a full disk."""
+        self._reserve.unlink(missing_ok=True)
+
+    def _append(self, line: bytes) -> None:
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            written = 0
+        if written != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def _end_torn_line(self) -> None:
+        """A worker that was killed may have left half a line: end it, so that it spoils no other."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                torn = file.read(1) != b"\n"
+        except OSError:  # no file yet, or an empty one
+            return
+        if torn:
+            with self.path.open("ab") as file:
+                file.write(b"\n")
+
+
+class History:
+    """The reading end: everything that a run's log says so far; `update` reads what is new.
+
+    `steps`, `evals`, `memory`, `samples`, `scores`, `choices`, `checkpoints`, `warnings` and `errors` are lists of the
+    events' fields, oldest first. After a resume, steps that were trained again replace the earlier ones.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.state: State = "preparing"
+        self.text = ""
+        self.steps: list[dict[str, Any]] = []
+        self.evals: list[dict[str, Any]] = []
+        self.memory: list[dict[str, Any]] = []
+        self.samples: list[dict[str, Any]] = []
+        self.scores: list[dict[str, Any]] = []
+        self.choices: list[dict[str, Any]] = []
+        self.checkpoints: list[dict[str, Any]] = []
+        self.commands: list[dict[str, Any]] = []
+        self.warnings: list[dict[str, Any]] = []
+        self.errors: list[dict[str, Any]] = []
+        self.data: dict[str, Any] = {}
+        self.model: dict[str, Any] = {}
+        self.adapter: dict[str, Any] = {}
+        self.phases: list[dict[str, Any]] = []
+        #: Text of answers that are still being written, by sample id.
+        self.partial: dict[str, str] = {}
+        self._offset = 0
+
+    def update(self) -> list[dict[str, Any]]:
+        """Reads the lines that were completed since the last call and returns their events; a torn line becomes a warning."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                block = file.read()
+        except FileNotFoundError:
+            return []
+        whole = block.rfind(b"\n") + 1
+        events = []
+        for line in block[:whole].splitlines():
+            if not line.strip():
+                continue
+            try:
+                event = json.loads(line)
+                self.absorb(event)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                event = self._torn(line)
+            events.append(event)
+        self._offset += whole
+        return events
+
+    @property
+    def step(self) -> int:
+        """The last optimizer step that was done, 0 before the first."""
+        return self.steps[-1]["step"] if self.steps else 0
+
+    @property
+    def of(self) -> int | None:
+        """The step at which the run will end, None before it is known."""
+        return self.steps[-1]["of"] if self.steps else None
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+    @property
+    def speed(self) -> float | None:
+        """Real (not padding) tokens/s over the last 20 steps, None before the first."""
+        last = self.steps[-20:]
+        seconds = sum(step["seconds"] for step in last)
+        return sum(step["tokens"] for step in last) / seconds if seconds else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds of training that are left at the median pace of the last 20 steps; None when not training."""
+        if not self.steps or self.state not in ("training", "paused"):
+            return None
+        pace = sorted(step["seconds"] for step in self.steps[-20:])[len(self.steps[-20:]) // 2]
+        return (self.of - self.step) * pace
+
+    @property
+    def best_eval(self) -> dict[str, Any] | None:
+        """The evaluation with the lowest held-out loss."""
+        return min(self.evals, key=lambda e: e["loss"], default=None)
+
+    def absorb(self, event: dict[str, Any]) -> None:
+        """Takes one event in; `update` does it for each line of the log."""
+        into: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "phase": self._take_phase,
+            "step": lambda e: _replace_from_step(self.steps, e),
+            "eval": lambda e: _replace_from_step(self.evals, e),
+            "memory": self.memory.append,
+            "choice": self.choices.append,
+            "token": self._take_token,
+            "sample": self._take_sample,
+            "score": self.scores.append,
+            "checkpoint": self.checkpoints.append,
+            "command": self.commands.append,
+            "warning": self.warnings.append,
+            "error": self.errors.append,
+            "data": self.data.update,
+            "model": self.model.update,
+            "adapter": self.adapter.update,
+        }
+        take = into.get(event["kind"])
+        if take:  # a kind that a later version writes is no fault
+            take(event)
+
+    def _take_phase(self, event: dict[str, Any]) -> None:
+        self.state, self.text = event["state"], event["text"]
+        self.phases.append(event)
+
+    def _take_token(self, event: dict[str, Any]) -> None:
+        self.partial[event["sample"]] = self.partial.get(event["sample"], "") + event["text"]
+
+    def _take_sample(self, event: dict[str, Any]) -> None:
+        self.partial.pop(event["sample"], None)
+        self.samples.append(event)
+
+    def _torn(self, line: bytes) -> dict[str, Any]:
+        text = f"A line of {self.path.name} is torn ({len(line)} bytes) and was skipped."
+        cure = "Nothing to do: the worker was killed while it wrote."
+        warning = {"t": time.time(), "kind": "warning", "text": text, "cure": cure}
+        self.warnings.append(warning)
+        return warning
+
+
+def _replace_from_step(events: list[dict[str, Any]], event: dict[str, Any]) -> None:
+    while events and events[-1]["step"] >= event["step"]:
+        events.pop()
+    events.append(event)
