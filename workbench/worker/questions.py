@@ -1,0 +1,123 @@
+"""What the model is asked in a run: the recipe's prompts, the held-out rows for exact match, and what a user types.
+
+Writes answers to the log. Knows nothing of when they are asked.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..events import EventLog
+from ..problems import WorkbenchError
+from ..recipe import Recipe
+from .answering import Answer, Answerer, Decoding
+
+FROM_HELDOUT = 3  # held-out rows that are asked when the recipe names no prompts
+
+
+class Questions:
+    """The prompts of a run and the model that answers them."""
+
+    def __init__(
+        self, log: EventLog, recipe: Recipe, answerer: Answerer, heldout: list[Any]
+    ) -> None:
+        self._log, self._answerer = log, answerer
+        self._settings = recipe.samples
+        self._heldout = [_asked(row) for row in heldout]
+        self._prompts = [
+            (_conversation(self._settings.system, prompt), None)
+            for prompt in self._settings.prompts
+        ] or self._heldout[:FROM_HELDOUT]
+
+    def sample(self, step: int, *, adapter: bool) -> None:
+        """Answers the recipe's prompts and writes a sample event for each."""
+        if not self._prompts:
+            return
+        settings = self._settings
+        decoding = Decoding(settings.max_new_tokens, settings.temperature, settings.top_p)
+        conversations = [messages for messages, _ in self._prompts]
+        answers = self._answerer.answer_all(conversations, decoding, adapter=adapter)
+        for number, ((messages, expected), answer) in enumerate(
+            zip(self._prompts, answers, strict=True)
+        ):
+            self._write(f"step-{step}-{number}", step, messages, expected, answer, adapter)
+
+    def score(self, step: int, *, adapter: bool) -> None:
+        """Answers held-out rows greedily and writes how many come out letter by letter as expected."""
+        asked = self._heldout[: self._settings.score_rows]
+        if not asked:
+            return
+        started = time.monotonic()
+        greedy = Decoding(self._settings.max_new_tokens)
+        answers = self._answerer.answer_all([m for m, _ in asked], greedy, adapter=adapter)
+        correct = sum(
+            answer.text.strip() == expected.strip()
+            for answer, (_, expected) in zip(answers, asked, strict=True)
+        )
+        self._log.write(
+            "score",
+            step=step,
+            correct=correct,
+            rows=len(asked),
+            adapter=adapter,
+            seconds=time.monotonic() - started,
+        )
+
+    def ask(self, command: dict[str, Any], step: int, interrupted: Callable[[], bool]) -> None:
+        """Answers a user's prompt token by token; the command's id is the sample's."""
+        messages = _conversation(command.get("system"), command["prompt"])
+        decoding = Decoding(
+            int(command.get("max_new_tokens", self._settings.max_new_tokens)),
+            float(command.get("temperature", 0.0)),
+            float(command.get("top_p", 1.0)),
+        )
+        adapter = bool(command.get("adapter", True))
+        try:
+            answer = self._answerer.stream(
+                messages,
+                decoding,
+                adapter=adapter,
+                passing=lambda text: self._log.write("token", sample=command["id"], text=text),
+                interrupted=interrupted,
+            )
+        except WorkbenchError as error:
+            problem = error.problems[0]
+            self._log.write("warning", text=problem.fact, cure=problem.cure)
+            answer = Answer("", ended=False, tokens=0, seconds=0.0)
+        self._write(command["id"], step, messages, None, answer, adapter)
+
+    def _write(
+        self,
+        sample: str,
+        step: int,
+        messages: list[dict[str, str]],
+        expected: str | None,
+        answer: Answer,
+        adapter: bool,
+    ) -> None:
+        said = {message["role"]: message["content"] for message in messages}
+        self._log.write(
+            "sample",
+            sample=sample,
+            step=step,
+            prompt=said["user"],
+            system=said.get("system"),
+            expected=expected,
+            text=answer.text,
+            adapter=adapter,
+            ended=answer.ended,
+            tokens=answer.tokens,
+            seconds=answer.seconds,
+        )
+
+
+def _conversation(system: str | None, prompt: str) -> list[dict[str, str]]:
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, {"role": "user", "content": prompt}]
+
+
+def _asked(row: Any) -> tuple[list[dict[str, str]], str]:
+    """A row's messages up to its last assistant turn, and what that turn says."""
+    messages = [{"role": message.role, "content": message.content} for message in row.messages]
+    last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+    return messages[:last], messages[last]["content"]
