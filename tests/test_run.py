@@ -1,0 +1,340 @@
+"""The real worker on the tiny lane: it trains, tells, obeys, keeps what it learned, and survives what befalls it."""
+
+import asyncio
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+import workbench as wb
+from workbench.problems import RunError
+from workbench.recipe import Recipe
+from workbench.run import Run
+
+LONG = {"steps": 5000, "eval_every": 0, "checkpoint_every": 0}
+QUIET = {"every": 0, "score_rows": 0, "max_new_tokens": 4}
+
+
+@pytest.fixture
+def long(short: Recipe) -> Recipe:
+    """A run that would go on for long, with nothing before its first step."""
+    return short.replace(training=LONG, samples=QUIET)
+
+
+def until(run: Run, true: Callable[[Run], object], seconds: float = 120) -> None:
+    """Waits until the history says so; fails with the worker's words if it ends before."""
+    end = time.monotonic() + seconds
+    while not true(run):
+        assert time.monotonic() < end, f"still {run.state} at step {run.history.step}"
+        assert run.alive or true(run), [error["text"] for error in run.history.errors]
+        time.sleep(0.02)
+        run.refresh()
+
+
+def losses(run: Run) -> list[float]:
+    return [step["loss"] for step in run.history.steps]
+
+
+# What a run tells
+
+
+def test_a_run_goes_through_its_states(trained: Run):
+    states = [phase["state"] for phase in trained.history.phases]
+    assert [s for i, s in enumerate(states) if i == 0 or states[i - 1] != s] == [
+        "preparing",
+        "loading",
+        "training",
+        "ready",
+    ]
+
+
+def test_each_step_is_told_with_real_figures(trained: Run):
+    steps = trained.history.steps
+    assert [s["step"] for s in steps] == list(range(1, 13))
+    for step in steps:
+        assert step["of"] == 12
+        assert math.isfinite(step["loss"]) and step["grad_norm"] > 0
+        assert 0 < step["trained_tokens"] < step["tokens"]
+        assert 0 < step["seconds"] < 60
+    assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+def test_tokens_add_up_to_what_the_rows_hold(trained: Run):
+    data = trained.history.data
+    per_row = data["tokens"] / data["rows"]
+    seen = sum(step["tokens"] for step in trained.history.steps) / (12 * 4)
+    assert seen == pytest.approx(per_row, rel=0.1)
+
+
+def test_evaluations_samples_scores_and_checkpoints_keep_their_cadence(trained: Run):
+    history = trained.history
+    assert [e["step"] for e in history.evals] == [6, 12]
+    assert [s["step"] for s in history.samples if s["sample"].startswith("step")] == [0] * 3 + [
+        6
+    ] * 3 + [12] * 3
+    assert [(s["step"], s["adapter"], s["rows"]) for s in history.scores] == [
+        (0, False, 16),
+        (12, True, 16),
+    ]
+    assert [c["step"] for c in history.checkpoints] == [4, 8, 12]
+    assert history.memory[-1]["process"] > 100e6
+
+
+def test_choices_carry_their_reasons(trained: Run):
+    choices = {choice["what"]: choice for choice in trained.history.choices}
+    assert choices["backend"]["value"] == "peft" and choices["backend"]["why"]
+    assert choices["precision"]["why"].endswith(".")
+
+
+def test_every_field_of_sft_config_is_set_and_written_down(trained: Run, short: Recipe, tmp_path):
+    script = (
+        "import dataclasses, json, sys; from trl import SFTConfig;"
+        "print(json.dumps([f.name for f in dataclasses.fields(SFTConfig) if f.init]))"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    written = json.loads((trained.folder / "sft_config.json").read_text())
+    assert set(json.loads(out.stdout.splitlines()[-1])) <= set(written)
+    assert not [w for w in trained.history.warnings if "does not know" in w["text"]]
+    assert written["learning_rate"] == short.training.learning_rate
+    assert written["dataset_kwargs"] == {"skip_prepare_dataset": True}
+
+
+def test_the_model_is_in_four_bits_and_only_the_adapter_is_trained(trained: Run):
+    model = trained.history.model
+    assert model["trainable"] < 0.2 * model["parameters"]
+    assert set(model["target_modules"]) == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    }  # fmt: skip
+    config = json.loads((trained.adapter_path / "adapter_config.json").read_text())
+    assert config["r"] == 16
+
+
+# Asking it
+
+
+def test_an_answer_comes_piece_by_piece_and_whole(trained: Run):
+    async def ask() -> dict:
+        return await trained.answer(
+            "Ada here.", system="Write the ticket as JSON.", max_new_tokens=12
+        )
+
+    before = trained.history._offset
+    whole = asyncio.run(ask())
+    lines = trained.history.path.read_bytes()[before:].splitlines()
+    events = [event for event in map(json.loads, lines) if event.get("sample") == whole["sample"]]
+    pieces = [event["text"] for event in events if event["kind"] == "token"]
+    assert "".join(pieces) == whole["text"]
+    assert whole["tokens"] <= 12
+
+
+def test_the_same_question_greedily_gives_the_same_answer_and_the_base_is_another(trained: Run):
+    async def three() -> list[str]:
+        asked = {"prompt": "Ada here. I want a refund.", "system": "Write the ticket as JSON."}
+        how = ({}, {}, {"adapter": False})
+        return [(await trained.answer(**asked, **h))["text"] for h in how]
+
+    first, again, base = asyncio.run(three())
+    assert first == again
+    assert first != base
+
+
+def test_a_prompt_that_is_too_long_is_refused_and_loses_nothing(trained: Run):
+    answer = asyncio.run(trained.answer("Ada " * 500))
+    assert answer["text"] == ""
+    assert "it must fit in 128" in trained.history.warnings[-1]["text"]
+    assert trained.state == "ready"
+
+
+def test_stop_after_the_end_is_refused_with_the_reason(trained: Run):
+    command = trained.stop()
+    until(trained, lambda run: any(c["id"] == command for c in run.history.commands))
+    told = trained.history.commands[-1]
+    assert not told["taken"]
+    assert told["text"] == "stop needs a run that trains; this one is ready."
+
+
+# Watching it
+
+
+def test_another_process_sees_everything_so_far(trained: Run):
+    script = (
+        "import sys; from workbench.run import Run; run = Run.open(sys.argv[1], sys.argv[2]);"
+        "print(run.state, run.history.step, run.alive, 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, trained.name, str(trained.folder.parent)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["ready", "12", "True", "False"]
+
+
+def test_the_worker_is_in_a_session_of_its_own(trained: Run):
+    pid = json.loads((trained.folder / "worker.json").read_text())["pid"]
+    assert os.getsid(pid) != os.getsid(0)
+
+
+def test_runs_lists_it(trained: Run, outputs):
+    assert "trained" in [run.name for run in wb.runs(outputs)]
+
+
+def test_a_run_that_is_not_there(outputs):
+    with pytest.raises(RunError, match="There is no run 'nobody'"):
+        Run.open("nobody", outputs)
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", "", ".hidden", "x" * 200])
+def test_names_that_would_leave_the_folder(name: str, outputs):
+    with pytest.raises(RunError, match="cannot be the name of a run"):
+        Run.open(name, outputs)
+
+
+def test_a_name_that_is_taken(trained: Run, short: Recipe, outputs):
+    with pytest.raises(RunError, match=r"There is a run 'trained' already\."):
+        wb.start(short, name="trained", outputs=outputs)
+
+
+# Steering it
+
+
+def test_pause_change_checkpoint_and_stop(start, long: Recipe):
+    run = start(long)
+    until(run, lambda run: run.history.step >= 2)
+    run.pause()
+    until(run, lambda run: run.history.state == "paused")
+    held = run.history.step
+    answer = asyncio.run(run.answer("Ada here.", max_new_tokens=3))
+    assert answer["tokens"] <= 3
+    run.change(learning_rate=5e-4)
+    bad = run.change(learning_rate=7)
+    until(run, lambda run: any(c["id"] == bad for c in run.history.commands))
+    assert (
+        run.history.commands[-1]["text"] == "learning_rate is 7; it must be above 0 and at most 1."
+    )
+    assert run.history.step == held
+    run.checkpoint()
+    run.unpause()
+    until(run, lambda run: run.history.step >= held + 2 and run.history.checkpoints)
+    assert run.history.steps[-1]["learning_rate"] == pytest.approx(5e-4, rel=0.01)
+    before = run.history.step
+    run.stop()
+    assert run.wait(30) == "stopped"
+    assert (
+        run.history.step <= before + 2
+    )  # the step that was under way, and one between the look and the request
+    assert (run.adapter_path / "adapter_model.safetensors").is_file()
+    assert re.fullmatch(r"Stopped at step \d+ of 5000; the adapter is kept\.", run.history.text)
+
+
+def test_interrupting_the_wait_stops_and_keeps(start, long: Recipe):
+    run = start(long)
+
+    async def interrupted() -> str:
+        waiting = asyncio.create_task(run.finished())
+        while run.history.step < 2:
+            await asyncio.sleep(0.05)
+        waiting.cancel()  # what a kernel does on Interrupt
+        return await waiting
+
+    assert asyncio.run(interrupted()) == "stopped"
+    assert run.adapter_path.is_dir()
+
+
+def test_cancel_keeps_nothing(start, long: Recipe):
+    run = start(long.replace(training={"checkpoint_every": 1}))
+    until(run, lambda run: run.history.checkpoints)
+    run.cancel()
+    assert run.wait(30) == "closed"
+    assert not run.adapter_path.exists()
+    assert not (run.folder / "checkpoints").exists()
+
+
+def test_a_warm_spare_takes_the_run(start, short: Recipe):
+    spare = wb.Spare.warm("peft")
+    run = start(short.replace(training={"steps": 1}, samples=QUIET), spare=spare)
+    assert run.wait(120) == "ready"
+    pid = json.loads((run.folder / "worker.json").read_text())["pid"]
+    assert pid == spare.pid
+    run.close()
+    assert not run.alive and run.state == "closed"
+
+
+def test_an_unused_spare_ends_when_it_is_closed():
+    spare = wb.Spare.warm("peft")
+    assert spare.alive
+    spare.close()
+    assert not spare.alive
+
+
+# What may befall it
+
+
+def test_after_a_kill_resume_gives_the_losses_of_the_uninterrupted_run(
+    start, trained: Run, short: Recipe
+):
+    run = start(short)
+    until(run, lambda run: run.history.step >= 6)
+    os.kill(json.loads((run.folder / "worker.json").read_text())["pid"], signal.SIGKILL)
+    while run.alive:
+        time.sleep(0.01)
+    assert run.state == "stopped"
+    assert "resume() goes on from step 4." in run.history.text
+    with (run.folder / "events.jsonl").open("ab") as log:
+        log.write(b'{"t": 1, "kind": "st')  # as if the kill had come while it wrote
+    run.resume()
+    assert run.wait(120) == "ready"
+    assert losses(run) == pytest.approx(losses(trained), abs=1e-5)
+    assert run.history.evals[-1]["loss"] == pytest.approx(
+        trained.history.evals[-1]["loss"], abs=1e-5
+    )
+
+
+def test_a_worker_that_dies_while_loading(start, long: Recipe):
+    run = start(long)
+    until(run, lambda run: run.history.phases)
+    os.kill(json.loads((run.folder / "worker.json").read_text())["pid"], signal.SIGKILL)
+    with pytest.raises(
+        RunError, match=r"The worker ended without a word while preparing, at step 0\."
+    ):
+        run.wait(30)
+
+
+def test_weights_that_cannot_be_loaded_are_explained(start, long: Recipe, tmp_path):
+    broken = shutil.copytree(long.model.name, tmp_path / "model")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    run = start(long.replace(model={"name": str(broken)}))
+    with pytest.raises(RunError) as caught:
+        run.wait(120)
+    assert "while loading" in str(caught.value)
+    assert not run.alive
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Three megabytes: room for a recipe and events, not for a checkpoint."""
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+    start, short: Recipe, small_disk
+):
+    recipe = short.replace(training={"steps": 6, "eval_every": 0}, samples=QUIET)
+    run = start(recipe, outputs=small_disk)
+    with pytest.raises(RunError, match="The disk is full") as caught:
+        run.wait(120)
+    assert "Free some space, then resume the run" in str(caught.value)
+    subprocess.run(["mount", "-o", "remount,size=60m", str(small_disk)], check=True)
+    run.resume()
+    assert run.wait(120) == "ready"
+    assert run.history.step == 6
+    run.close()
