@@ -12,28 +12,27 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# public name -> the module that it lives in
+# public name -> the module that it lives in, and its name there if it has another
 _HOME = {
     "DataError": "problems",
     "History": "events",
-    "LaunchPanel": "panels.launch",
-    "Monitor": "panels.monitor",
     "Problem": "problems",
     "Recipe": "recipe",
     "RecipeError": "problems",
     "Run": "run",
     "RunError": "problems",
     "Spare": "spawn",
-    "SetupPanel": "panels.setup",
     "WorkbenchError": "problems",
     "answers_before": "panels.samples",
     "check_machine": "panels.check",
     "compare_samples": "panels.samples",
     "first_recipe": "presets",
     "glance": "panels.samples",
-    "launch_panel": "panels.launch",
+    "launch_panel": "panels.launch:LaunchPanel",
+    "monitor": "panels.monitor:Monitor",
     "picture": "charts",
     "runs": "run",
+    "setup_panel": "panels.setup:SetupPanel",
     "start": "run",
 }
 _MODULES = (
@@ -53,7 +52,8 @@ __all__ = ["__version__", *_HOME, *_MODULES]
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+        module, _, inside = _HOME[name].partition(":")
+        return getattr(import_module(f".{module}", __name__), inside or name)
     if name in _MODULES:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"workbench has no {name!r}; it has {', '.join(sorted(__all__))}")
