@@ -7,7 +7,7 @@ adapter kept. Knows nothing of how a run works; it only starts, reads and comman
 import argparse
 import asyncio
 import json
-import signal
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,8 +30,6 @@ say = partial(print, flush=True)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `workbench runs | head` ends quietly
     args = _parser().parse_args(arguments)
     try:
         return args.do(args)
@@ -40,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has read enough; Python would complain at its end once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def doctor(args: argparse.Namespace) -> int:

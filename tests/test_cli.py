@@ -1,0 +1,253 @@
+"""The command line through `main` and as a process: what it prints, where, and with which exit code it ends."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from workbench.cli import changed, main
+from workbench.problems import RecipeError
+from workbench.recipe import Recipe
+from workbench.run import Run
+from workbench.terminal import line, printable
+
+TINY = Path(__file__).parents[1] / "data" / "tiny" / "recipe.yaml"
+WORKBENCH = [sys.executable, "-m", "workbench"]
+
+
+def ran(*arguments: object, outputs: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command as a process."""
+    command = [*WORKBENCH, *map(str, arguments), "--outputs", str(outputs)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+# What is said of an event
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        ({"kind": "phase", "state": "loading", "text": "Loading x."}, "loading: Loading x."),
+        (
+            {"kind": "data", "rows": 2400, "heldout_rows": 0, "tokens": 200, "trained_tokens": 66},
+            "data: 2,400 rows; 200 tokens, 33% of them trained on",
+        ),
+        (
+            {"kind": "eval", "step": 50, "loss": 0.12345, "seconds": 1},
+            "held-out loss at step 50: 0.123",
+        ),
+        (
+            {"kind": "score", "step": 9, "correct": 1, "rows": 300, "adapter": False, "seconds": 1},
+            "exact match before training: 1 of 300 held-out rows",
+        ),
+        (
+            {"kind": "warning", "text": "It is late.", "cure": "Sleep."},
+            "warning: It is late. Sleep.",
+        ),
+        ({"kind": "command", "taken": False, "text": "No."}, "not done: No."),
+        ({"kind": "command", "taken": True, "text": ""}, None),
+        ({"kind": "memory", "step": 1}, None),
+        ({"kind": "of a later version"}, None),
+    ],
+)
+def test_an_event_in_one_line(event: dict, text: str | None):
+    assert line(event) == text
+
+
+def test_a_models_text_cannot_take_over_the_terminal():
+    assert printable("red\x1b[2J\x07 and\nblue") == "red\ufffd[2J\ufffd and\nblue"
+    answer = {"kind": "sample", "step": 1, "adapter": True, "text": "a\x1b]0;title\x07\nb"}
+    assert line(answer) == "answer at step 1: a\ufffd]0;title\ufffd b"
+
+
+# Settings on the command line
+
+
+def test_settings_are_read_as_yaml(tiny: Recipe):
+    given = [
+        "lora.rank=8",
+        "lora.target_modules=[q_proj, v_proj]",
+        "backend=peft",
+        "model.revision=",
+    ]
+    recipe = changed(tiny, given)
+    assert (recipe.lora.rank, recipe.lora.target_modules) == (8, ["q_proj", "v_proj"])
+    assert recipe.backend == "peft" and recipe.model.revision is None
+
+
+def test_a_setting_without_a_value(tiny: Recipe):
+    with pytest.raises(RecipeError) as caught:
+        changed(tiny, ["lora.rank"])
+    assert str(caught.value) == "--set lora.rank has no value. Write it as lora.rank=8."
+
+
+# Errors: one sentence a problem on standard error, nothing on standard output
+
+
+def test_all_problems_of_a_recipe_and_exit_code_2(tmp_path: Path):
+    bad = ["lora.rank=0", "lora.rnak=3", "training.learning_rate=much"]
+    out = ran("train", TINY, *(f"--set={setting}" for setting in bad), outputs=tmp_path)
+    assert out.returncode == 2 and out.stdout == ""
+    assert out.stderr.splitlines() == [
+        "lora.rank is 0; it must be at least 1. 8 or 16 is a good start.",
+        "lora.rnak is not a setting. Did you mean rank?",
+        "training.learning_rate is 'much'; it must be a number. 1e-4 to 3e-4 is usual for LoRA.",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_preflight_finds_is_told_before_a_worker_starts(tmp_path: Path, capsys):
+    arguments = [
+        "--set=model.name=./nowhere",
+        "--set=data.train=./none.jsonl",
+        "--outputs",
+        str(tmp_path),
+    ]
+    assert main(["train", str(TINY), *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert "nowhere" in errors and "none.jsonl" in errors and "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["watch", "stop", "resume"])
+def test_a_run_that_is_not_there(command: str, tmp_path: Path, capsys):
+    assert main([command, "nobody", "--outputs", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith("There is no run 'nobody' in ")
+
+
+def test_no_runs_yet(tmp_path: Path, capsys):
+    assert main(["runs", "--outputs", str(tmp_path)]) == 0
+    assert "There are no runs in" in capsys.readouterr().out
+    assert main(["runs", "--json", "--outputs", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_the_doctor_gives_the_same_to_people_and_programs(capsys):
+    code = main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert main(["doctor", "--json"]) == code
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["findings"]) == len(lines)
+    assert any(line.split()[1:3] == ["backend:", "auto"] for line in lines)
+
+
+# A run that is there
+
+
+def test_runs_and_watch(trained: Run, outputs: Path, capsys):
+    assert main(["runs", "--json", "--outputs", str(outputs)]) == 0
+    row = next(r for r in json.loads(capsys.readouterr().out) if r["run"] == trained.name)
+    assert (row["step"], row["of"]) == (12, 12)
+    assert row["loss"] == trained.history.steps[-1]["loss"]
+    assert main(["watch", trained.name, "--outputs", str(outputs)]) == 0
+    told = capsys.readouterr().out
+    assert "training: Training." in told and "step 12 of 12" in told
+    assert main(["watch", trained.name, "--json", "--outputs", str(outputs)]) == 0
+    events = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert (events[0]["kind"], events[-1]["kind"]) == ("run", "end")
+    assert events[-1]["adapter"] == str(trained.adapter_path)
+    assert sum(event["kind"] == "step" for event in events) == 12
+
+
+def test_a_live_run_answers(trained: Run, outputs: Path, capsys):
+    asked = [
+        "sample",
+        trained.name,
+        "Ada here.",
+        "--max-new-tokens",
+        "8",
+        "--outputs",
+        str(outputs),
+    ]
+    assert main(asked) == 0
+    streamed = capsys.readouterr().out
+    assert main([*asked, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert streamed.removesuffix("\n") == printable(answer["text"])
+    assert answer["adapter"] and answer["tokens"] <= 8
+    assert trained.alive
+
+
+def test_a_bar_on_a_terminal(trained: Run, outputs: Path):
+    master, slave = pty.openpty()
+    command = [*WORKBENCH, "watch", trained.name, "--outputs", str(outputs)]
+    process = subprocess.Popen(
+        command, stdout=slave, env=os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    )
+    os.close(slave)
+    shown = b""
+    try:
+        while block := os.read(master, 65536):
+            shown += block
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    assert process.wait(60) == 0
+    assert "━" in shown.decode() and "step 12 of 12" in shown.decode()
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_adapter_resume_goes_on_and_the_closed_run_answers(
+    short: Recipe, outputs: Path, tmp_path: Path
+):
+    recipe = short.replace(
+        training={"steps": 40, "checkpoint_every": 2, "eval_every": 0},
+        samples={"every": 0, "score_rows": 0, "max_new_tokens": 4},
+    ).save(tmp_path / "recipe.yaml")
+    command = [
+        *WORKBENCH,
+        "train",
+        str(recipe),
+        "--json",
+        "--name",
+        "by-hand",
+        "--outputs",
+        str(outputs),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for text in process.stdout:
+        event = json.loads(text)
+        if event["kind"] == "step" and event["step"] == 3:
+            process.send_signal(signal.SIGINT)
+            break
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Stopping after this step; the adapter is kept." in errors
+    end = json.loads(rest.splitlines()[-1])
+    assert end["state"] == "stopped" and Path(end["adapter"]).is_dir()
+    run = Run.open("by-hand", outputs)
+    assert not run.alive and run.history.step < 40
+
+    done = ran("resume", "by-hand", outputs=outputs)
+    assert done.returncode == 0, done.stderr
+    assert "step 40 of 40" in done.stdout and not run.alive
+
+    answered = ran(
+        "sample", "by-hand", "Ada here.", "--max-new-tokens", 4, "--base", "--json", outputs=outputs
+    )
+    assert answered.returncode == 0, answered.stderr
+    assert json.loads(answered.stdout)["adapter"] is False
+    assert not run.alive
+
+    again = ran("resume", "by-hand", outputs=outputs)
+    assert again.returncode == 1
+    assert "has done all of its 40 steps" in again.stderr and "Traceback" not in again.stderr
+
+
+@pytest.mark.slow
+def test_stop_from_another_terminal(short: Recipe, outputs: Path, start):
+    run = start(short.replace(training={"steps": 5000}, samples={"every": 0, "score_rows": 0}))
+    until = time.monotonic() + 120
+    while run.history.step < 1 and time.monotonic() < until:
+        run.refresh()
+        time.sleep(0.05)
+    out = ran("stop", run.name, outputs=outputs)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.startswith(f"{run.name}: Stopped at step ")
+    assert run.adapter_path.is_dir() and not run.alive
