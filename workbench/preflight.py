@@ -47,8 +47,13 @@ def check(
 
 def _backend(recipe: Recipe, machine: Machine) -> list[Problem]:
     problems = []
-    if problem := choose_backend(recipe.backend, machine).problem:
-        problems.append(problem)
+    choice = choose_backend(recipe.backend, machine)
+    if choice.problem:
+        problems.append(choice.problem)
+    if recipe.training.packing and choice.value == "unsloth":
+        fact = "training.packing is true, which works with the PEFT backend only so far."
+        cure = "Set it to false, or set backend to peft."
+        problems.append(Problem("training.packing", fact, cure))
     wanted = [name for name in NEEDED if name != "bitsandbytes" or _wants_bitsandbytes(recipe)]
     if lacking := [name for name in wanted if name not in machine.versions]:
         fact = f"Not installed: {', '.join(lacking)}."
@@ -114,10 +119,6 @@ def _samples(recipe: Recipe) -> list[Problem]:
                 "samples.score_rows", fact, "Give data.heldout, or set samples.score_rows to 0."
             )
         )
-    if samples.every and not samples.prompts:
-        fact = f"samples.every is {samples.every:,}, but there is nothing to ask: no prompts and no held-out rows."
-        cure = "Give samples.prompts or data.heldout, or set samples.every to 0."
-        problems.append(Problem("samples.prompts", fact, cure))
     return problems
 
 

@@ -291,7 +291,7 @@ class Samples(Section):
     prompts: list[str] = setting(
         [],
         "Prompts",
-        "Asked before, during and after training; without any, the first three held-out rows are asked.",
+        "Asked before, during and after training; without any, three rows' own questions are: held-out rows if there are some.",
         cure="Give a list of texts.",
     )
     system: str | None = setting(

@@ -7,19 +7,26 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..data.rows import Row
 from ..events import EventLog
 from ..problems import WorkbenchError
 from ..recipe import Recipe
 from .answering import Answer, Answerer, Decoding
 
-FROM_HELDOUT = 3  # held-out rows that are asked when the recipe names no prompts
+FROM_ROWS = 3  # rows that are asked when the recipe names no prompts
 
 
 class Questions:
     """The prompts of a run and the model that answers them."""
 
     def __init__(
-        self, log: EventLog, recipe: Recipe, answerer: Answerer, heldout: list[Any]
+        self,
+        log: EventLog,
+        recipe: Recipe,
+        answerer: Answerer,
+        *,
+        heldout: list[Row],
+        train: list[Row],
     ) -> None:
         self._log, self._answerer = log, answerer
         self._settings = recipe.samples
@@ -27,7 +34,7 @@ class Questions:
         self._prompts = [
             (_conversation(self._settings.system, prompt), None)
             for prompt in self._settings.prompts
-        ] or self._heldout[:FROM_HELDOUT]
+        ] or [_asked(row) for row in (heldout or train)[:FROM_ROWS]]
 
     def sample(self, step: int, *, adapter: bool) -> None:
         """Answers the recipe's prompts and writes a sample event for each."""
@@ -116,8 +123,6 @@ def _conversation(system: str | None, prompt: str) -> list[dict[str, str]]:
     return [*before, {"role": "user", "content": prompt}]
 
 
-def _asked(row: Any) -> tuple[list[dict[str, str]], str]:
+def _asked(row: Row) -> tuple[list[dict[str, str]], str]:
     """A row's messages up to its last assistant turn, and what that turn says."""
-    messages = [{"role": message.role, "content": message.content} for message in row.messages]
-    last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    return messages[:last], messages[last]["content"]
+    return [message._asdict() for message in row.prompt], row.answer

@@ -96,7 +96,7 @@ class Session:
 
         transformers.utils.logging.disable_progress_bar()  # worker.log is read by people
         recipe = self.recipe
-        heldout = [] if mode == "reopen" else self._encode_rows()
+        train, heldout = ([], []) if mode == "reopen" else self._encode_rows()
         self._listen_while("loading", f"Loading {recipe.model.name}.")
         self.model, self.tokenizer, source = self.backend.load(recipe, self.precision)
         transformers.set_seed(
@@ -107,17 +107,18 @@ class Session:
         else:
             self.model = self.backend.attach(self.model, recipe)
         answerer = Answerer(self.backend, self.model, self.tokenizer, recipe.model.max_length)
-        self.questions = Questions(self.log, recipe, answerer, heldout)
+        self.questions = Questions(self.log, recipe, answerer, heldout=heldout, train=train)
         counts = training.parameter_counts(self.model)
         self.log.write("model", name=recipe.model.name, source=source, **counts)
         self._read_memory()
 
-    def _encode_rows(self) -> list[Any]:
-        """Renders, masks and cuts all rows before any weight is loaded, so that their faults show at once."""
+    def _encode_rows(self) -> tuple[list[Any], list[Any]]:
+        """Renders, masks and cuts all rows before any weight is loaded; returns the training and held-out rows read."""
         self._listen_while("preparing", "Rendering the chat template and masking the rows.")
         tokenizer = self.backend.load_tokenizer(self.recipe)
         data = self.recipe.data
-        self.train = self._encode(read_rows(data.train), tokenizer)
+        train = read_rows(data.train)
+        self.train = self._encode(train, tokenizer)
         heldout = read_rows(data.heldout) if data.heldout else []
         self.heldout = self._encode(heldout, tokenizer) if heldout else None
         self.log.write(
@@ -128,7 +129,7 @@ class Session:
             trained_tokens=self.train.trained_tokens,
             cut_rows=self.train.cut_rows,
         )
-        return heldout
+        return train, heldout
 
     def _encode(self, rows: list[Any], tokenizer: Any) -> Encoded:
         length, loss_on = self.recipe.model.max_length, self.recipe.data.loss_on
