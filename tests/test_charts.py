@@ -129,6 +129,13 @@ def test_before_the_first_step_both_forms_say_what_they_wait_for(tmp_path):
     assert charts.png(empty).startswith(b"\x89PNG")
 
 
+def test_a_run_goes_to_its_last_step_and_a_stopped_one_to_where_it_stopped(tmp_path):
+    (tmp_path / "live").mkdir()
+    assert charts.loss_chart(made(tmp_path / "live", steps=5, of=40)).x_end == 40
+    (tmp_path / "over").mkdir()
+    assert charts.loss_chart(made(tmp_path / "over", steps=5, of=40, state="stopped")).x_end == 5
+
+
 def test_text_is_escaped():
     evil = '<img src=x onerror="alert(1)">'
     chart = charts.Chart(evil, evil, evil, 1.0, [charts.Series(evil, [0, 1], [0, 1])], evil)

@@ -58,8 +58,7 @@ def loss_chart(history: History) -> Chart:
     steps = [(s["step"], s["loss"]) for s in history.steps if math.isfinite(s["loss"])]
     evals = [(e["step"], e["loss"]) for e in history.evals if math.isfinite(e["loss"])]
     xs, ys = [x for x, _ in steps], [y for _, y in steps]
-    window = min(SMOOTH_MOST, max(SMOOTH_LEAST, (history.of or 0) * SMOOTH_SHARE))
-    smooth = smoothed(ys, window)
+    smooth = smoothed(ys, (history.of or 0) * SMOOTH_SHARE)
     lines = []
     if steps:
         lines += [
@@ -72,8 +71,8 @@ def loss_chart(history: History) -> Chart:
         if best != evals[-1]:
             label += f" (best {best[1]:.3g} at step {best[0]:,})"
         lines.append(Series(label, [x for x, _ in evals], [y for _, y in evals], "points", 1))
-    ends = [history.of or 1, *xs[-1:]]
-    return Chart("Loss", "step", "nats per token", max(ends), lines, "waiting for the first step")
+    end = history.step if history.over else history.of
+    return Chart("Loss", "step", "nats per token", end or 1, lines, "waiting for the first step")
 
 
 def memory_chart(history: History) -> Chart:
@@ -182,10 +181,11 @@ def png(history: History, *, title: str = "") -> bytes:
 
 
 def smoothed(values: Sequence[float], window: float) -> list[float]:
-    """The running mean over about `window` values, with fading weights; it starts at the first."""
-    fading = 1 - 1 / window
+    """The running mean over about `window` values with fading weights; over fewer at first, where losses fall steeply."""
+    window = min(SMOOTH_MOST, max(SMOOTH_LEAST, window))
     out, total, weight = [], 0.0, 0.0
-    for value in values:
+    for number, value in enumerate(values):
+        fading = 1 - 1 / min(window, SMOOTH_LEAST + number / 4)
         total = fading * total + value
         weight = fading * weight + 1
         out.append(total / weight)
