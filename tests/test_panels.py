@@ -1,0 +1,468 @@
+"""Panels without a kernel: what the widgets hold becomes the recipe, what goes wrong is shown, nothing lacks a label."""
+
+import ast
+import re
+from html import unescape
+
+import ipywidgets as widgets
+import pytest
+from made_history import event, made, sample
+
+from workbench import preflight
+from workbench import recipe as settings
+from workbench.events import EventLog
+from workbench.panels import launch, pages, samples
+from workbench.panels.banner import Banner, guarded
+from workbench.panels.launch import LaunchPanel
+from workbench.panels.monitor import Monitor
+from workbench.panels.setup import SetupPanel
+from workbench.presets import first_recipe
+from workbench.problems import Problem, RecipeError, RunError
+from workbench.recipe import Recipe
+
+
+@pytest.fixture
+def setup(tiny: Recipe) -> SetupPanel:
+    return SetupPanel(tiny)
+
+
+@pytest.fixture
+def watched(tmp_path, tiny):
+    """A run's folder with a log in it, and no worker: enough for a monitor."""
+    tiny.save(tmp_path / "recipe.yaml")
+    return FolderRun(tmp_path)
+
+
+class FolderRun:
+    """What a monitor uses of a run, without a process: reads the folder, notes what was asked."""
+
+    def __init__(self, folder):
+        self.folder, self.name = folder, folder.name
+        self.history = made(folder, steps=5, of=10)
+        self.asked: list[str] = []
+
+    def refresh(self):
+        return self.history.update()
+
+    def _note(self, do: str) -> str:
+        self.asked.append(do)
+        return f"id-{do}"
+
+    def stop(self):
+        return self._note("stop")
+
+    def pause(self):
+        return self._note("pause")
+
+    def unpause(self):
+        return self._note("unpause")
+
+    def checkpoint(self):
+        raise RunError([Problem("", "The worker <has> ended.", "Resume it.")])
+
+    def cancel(self):
+        return self._note("cancel")
+
+    def close(self):
+        self._note("close")
+
+
+def inside(widget: widgets.Widget) -> list[widgets.Widget]:
+    children = getattr(widget, "children", ())
+    return [widget, *(found for child in children for found in inside(child))]
+
+
+# Setup
+
+
+def test_a_new_panel_shows_the_recipe_that_it_was_given(setup, tiny):
+    assert setup.recipe == tiny
+    assert setup.valid
+    assert setup.banner.value == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lora.rank", 64),
+        ("lora.alpha", 8.0),
+        ("lora.dropout", 0.1),
+        ("lora.rslora", True),
+        ("lora.dora", True),
+        ("training.learning_rate", 1e-4),
+        ("training.steps", 7),
+    ],
+)
+def test_a_control_does_what_its_line_of_python_does(setup, tiny, name, value):
+    setup.controls[name].value = value
+    section, _, key = name.rpartition(".")
+    assert getattr(getattr(setup.recipe, section), key) == value
+    assert runs_as_shown(setup._codes[name].value, tiny) == setup.recipe
+
+
+def runs_as_shown(html: str, recipe: Recipe) -> Recipe:
+    """Runs the one line of Python that the HTML shows."""
+    code = unescape(re.search("<code[^>]*>(.*)</code>", html)[1])
+    ast.parse(code)
+    names = {"recipe": recipe}
+    exec(code, names)
+    return names["recipe"]
+
+
+def test_presets_choose_the_modules_that_the_model_has(setup, tiny):
+    targets = setup.targets
+    assert list(targets.boxes) == [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ]
+    targets.preset.value = "attention"
+    assert setup.recipe.lora.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    targets.preset.value = "MLP"
+    assert setup.recipe.lora.target_modules == ["gate_proj", "up_proj", "down_proj"]
+    assert runs_as_shown(targets._code.value, tiny) == setup.recipe
+    targets.preset.value = "all linear"
+    assert setup.recipe.lora.target_modules == "all-linear"
+
+
+def test_ticking_a_module_makes_the_preset_custom_or_the_one_that_it_equals(setup):
+    setup.targets.boxes["down_proj"].value = False
+    assert setup.targets.preset.value == "custom"
+    assert "down_proj" not in setup.recipe.lora.target_modules
+    setup.targets.boxes["down_proj"].value = True
+    assert setup.targets.preset.value == "all linear"
+
+
+def test_a_list_in_the_recipe_is_shown_and_kept(tiny):
+    chosen = tiny.replace(lora={"target_modules": ["q_proj", "v_proj"]})
+    panel = SetupPanel(chosen)
+    assert panel.targets.preset.value == "custom"
+    assert panel.recipe == chosen
+
+
+def test_twice_the_rank_is_twice_the_parameters(setup):
+    count = trainable(setup)
+    setup.controls["lora.rank"].value *= 2
+    assert trainable(setup) == 2 * count
+
+
+def trainable(setup: SetupPanel) -> int:
+    return int(setup.summary(setup.recipe)[0].split()[0].replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("lora.alpha", 0, "lora.alpha is 0.0; it must be greater than 0"),
+        ("lora.dropout", 1.5, "lora.dropout is 1.5; it must be less than 1"),
+        ("training.steps", 0, "training.steps is 0; it must be at least 1"),
+        ("training.learning_rate", -1, "training.learning_rate is -1.0; it must be greater than 0"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_cure_until_it_is_mended(setup, name, value, says):
+    good = setup.controls[name].value
+    setup.controls[name].value = value
+    assert says in setup.banner.value
+    assert settings.field(name).json_schema_extra["cure"].split(";")[0] in setup.banner.value
+    assert not setup.valid
+    with pytest.raises(RecipeError, match="must be"):
+        _ = setup.recipe
+    setup.controls[name].value = good
+    assert setup.valid
+    assert setup.banner.value == ""
+
+
+def test_no_module_at_all_is_a_problem(setup):
+    for box in setup.targets.boxes.values():
+        box.value = False
+    assert not setup.valid
+    assert "lora.target_modules is []" in setup.banner.value
+
+
+def test_a_model_that_cannot_be_read_is_told_and_the_rest_can_be_set(tiny):
+    panel = SetupPanel(tiny.replace(model={"name": "./no-such-model"}))
+    assert "no-such-model" in panel.banner.value
+    panel.controls["lora.rank"].value = 8
+    assert panel.recipe.lora.rank == 8
+    assert "no-such-model" in panel.banner.value
+
+
+def test_the_llama_recipe_passes_every_check_but_those_of_the_machine():
+    recipe = first_recipe("llama", steps=3, score_rows=2)
+    assert recipe.training.steps == 3
+    assert recipe.samples.score_rows == 2
+    assert {problem.where for problem in preflight.check(recipe)} <= {"model.name"}
+
+
+# All panels
+
+
+def test_every_control_has_a_label_and_a_tooltip_and_every_button_too(setup, watched, tiny):
+    launcher = LaunchPanel(tiny, warm=False)
+    launcher.close()
+    for root in (setup, launcher, Monitor(watched)):
+        for widget in inside(root):
+            if isinstance(
+                widget, widgets.Button | widgets.Checkbox | widgets.Dropdown | widgets.FloatText
+            ):
+                tip = widget.tooltip if widget.has_trait("tooltip") else widget.description_tooltip
+                assert widget.description, widget
+                assert tip, widget.description
+                assert len(tip) > 10
+
+
+def test_tooltips_name_trade_off_and_bounds(setup):
+    tip = setup.controls["lora.rank"].tooltip
+    assert settings.field("lora.rank").description in tip
+    assert "At least 1, at most 1,024." in tip
+
+
+def test_an_exception_in_a_callback_is_shown_with_its_trace_and_escaped():
+    banner = Banner()
+
+    def fails() -> None:
+        raise ZeroDivisionError("<b>nothing</b> left")
+
+    guarded(banner, fails)()
+    assert "ZeroDivisionError: &lt;b&gt;nothing&lt;/b&gt; left" in banner.value
+    assert "Traceback" in banner.value
+    assert "<b>nothing" not in banner.value
+
+
+# Monitor
+
+
+def test_the_monitor_shows_state_step_speed_time_left_and_what_the_model_said(watched):
+    monitor = Monitor(watched)
+    assert "step 5 of 10" in monitor._status.value
+    assert "2 s left" in monitor._status.value or "3 s left" in monitor._status.value
+    assert "2,000 tokens/s" in monitor._numbers.value
+    assert "learning rate 1.00e-03" in monitor._numbers.value
+    assert "The radio was late." in monitor._samples.value
+    assert "<svg" in monitor._charts.value
+    assert monitor.state == "training"
+
+
+def test_it_redraws_only_when_something_changed(watched):
+    monitor = Monitor(watched)
+    changes = []
+    for part in inside(monitor):
+        part.observe(changes.append)
+    monitor.update()
+    assert changes == []
+    log = EventLog(watched.folder / "events.jsonl")
+    event(log, "warning", text="The disk is nearly full.", cure="Free some space.")
+    monitor.update()
+    assert [change.name for change in changes] == ["value"]
+    assert "The disk is nearly full." in monitor._messages.value
+
+
+def test_text_of_models_and_errors_is_escaped_everywhere(watched):
+    log = EventLog(watched.folder / "events.jsonl")
+    evil = "<img src=x onerror=alert(1)>"
+    sample(log, 5, evil, adapter=True, prompt=evil)
+    event(log, "token", sample="q", text=evil)
+    for kind in ("warning", "error"):
+        event(log, kind, text=evil, cure=evil, **({"cause": evil} if kind == "error" else {}))
+    event(log, "phase", state="failed", text=evil)
+    monitor = Monitor(watched)
+    shown = "".join(str(getattr(part, "value", "")) for part in inside(monitor))
+    assert shown.count("&lt;img") >= 6
+    assert "<img" not in shown + samples.compare_samples(watched).html
+
+
+def test_buttons_ask_the_run_and_say_so_until_it_answers(watched):
+    buttons = Monitor(watched).buttons
+    buttons.stop.click()
+    assert watched.asked == ["stop"]
+    assert "Asked to stop" in buttons._note.value
+    log = EventLog(watched.folder / "events.jsonl")
+    event(log, "command", id="id-stop", do="stop", taken=True, text="")
+    watched.refresh()
+    buttons.follow(watched.history)
+    assert "Asked to" not in buttons._note.value
+
+
+def test_pause_becomes_continue(watched):
+    monitor = Monitor(watched)
+    monitor.buttons.pause.click()
+    event(EventLog(watched.folder / "events.jsonl"), "phase", state="paused", text="Paused.")
+    monitor.update()
+    assert monitor.buttons.pause.description == "Continue"
+    monitor.buttons.pause.click()
+    assert watched.asked == ["pause", "unpause"]
+
+
+def test_cancel_asks_first(watched):
+    buttons = Monitor(watched).buttons
+    buttons.cancel.click()
+    assert watched.asked == []
+    assert buttons._confirm.layout.display == ""
+    buttons.no.click()
+    assert buttons._confirm.layout.display == "none"
+    buttons.cancel.click()
+    buttons.yes.click()
+    assert watched.asked == ["cancel"]
+
+
+def test_a_refused_wish_and_a_dead_worker_are_told(watched):
+    monitor = Monitor(watched)
+    monitor.buttons.checkpoint.click()
+    assert "The worker &lt;has&gt; ended." in monitor.banner.value
+    monitor.buttons.pause.click()
+    log = EventLog(watched.folder / "events.jsonl")
+    event(log, "command", id="id-pause", do="pause", taken=False, text="Too late for a pause.")
+    monitor.update()
+    assert "Too late for a pause." in monitor.buttons._note.value
+
+
+def test_when_the_training_is_over_nothing_can_be_pressed(watched):
+    event(EventLog(watched.folder / "events.jsonl"), "phase", state="stopped", text="Stopped.")
+    monitor = Monitor(watched)
+    pressed = (
+        monitor.buttons.stop,
+        monitor.buttons.pause,
+        monitor.buttons.checkpoint,
+        monitor.buttons.cancel,
+    )
+    assert all(made.disabled for made in pressed)
+
+
+def test_a_saved_notebook_keeps_a_text_in_place_of_the_live_view(watched):
+    bundle = Monitor(watched)._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert "training: 5 of 10 steps" in data["text/html"]
+    assert "Run.open" in data["text/html"]
+    assert "<svg" not in data["text/html"]
+
+
+# Launch
+
+
+@pytest.fixture
+def panel(monkeypatch, tiny, tmp_path):
+    """A panel whose runs are folders without workers; `panel.started` lists their recipes."""
+    started = []
+
+    def start(recipe, *, outputs, spare):
+        folder = tmp_path / f"run-{len(started)}"
+        folder.mkdir()
+        started.append(recipe)
+        return FolderRun(folder)
+
+    monkeypatch.setattr(launch.runs, "start", start)
+    panel = LaunchPanel(tiny, outputs=tmp_path, warm=False)
+    panel.started = started
+    yield panel
+    panel.close()
+
+
+def over(run: FolderRun) -> None:
+    event(EventLog(run.folder / "events.jsonl"), "phase", state="ready", text="Trained.")
+    run.refresh()
+
+
+def test_start_takes_the_recipe_as_shown(panel):
+    panel.setup.controls["lora.rank"].value = 4
+    panel.start()
+    assert [recipe.lora.rank for recipe in panel.started] == [4]
+
+
+def test_a_cell_after_a_click_gets_the_run_that_the_click_started(panel):
+    panel.button.click()
+    assert panel.monitor in inside(panel)
+    assert panel.start() is panel.run
+    assert panel.start() is panel.run
+    assert len(panel.started) == 1
+
+
+def test_a_click_whose_run_has_ended_meanwhile_is_not_repeated_but_the_next_cell_starts_anew(panel):
+    panel.button.click()
+    over(panel.run)
+    first = panel.run
+    assert panel.start() is first
+    assert panel.start() is not first
+    assert len(panel.started) == 2
+    assert first.asked == ["close"]
+
+
+def test_start_is_not_there_while_a_run_goes_on_or_a_setting_is_bad(panel):
+    panel.setup.controls["lora.alpha"].value = 0
+    assert panel.button.disabled
+    panel.setup.controls["lora.alpha"].value = 16
+    assert not panel.button.disabled
+    panel.start()
+    assert panel.button.disabled
+    over(panel.run)
+    panel.monitor.update()
+    assert not panel.button.disabled
+
+
+def test_what_forbids_a_start_is_shown_in_the_panel_and_raised_in_a_cell(panel, monkeypatch):
+    def refuses(*_, **__):
+        raise RunError([Problem("", "The GPU is busy.", "Close the other run.")])
+
+    monkeypatch.setattr(launch.runs, "start", refuses)
+    panel.button.click()
+    assert "The GPU is busy." in panel.setup.banner.value
+    with pytest.raises(RunError, match="busy"):
+        panel.start()
+
+
+def test_showing_the_panel_again_takes_the_live_run_along(panel, tiny):
+    run = panel.start()
+    again = LaunchPanel(tiny, warm=False)
+    assert again.run is run
+    assert again.start() is run
+    assert len(panel.started) == 1
+    again.close()
+
+
+# Tables
+
+
+def test_marked_leaves_the_text_as_it_is_and_marks_only_what_differs():
+    before, after = samples.marked("the lamp is red", "the <lamp> is blue")
+    assert strip(before) == "the lamp is red"
+    assert strip(after) == "the &lt;lamp&gt; is blue"
+    assert "red</mark>" in before
+    assert "blue</mark>" in after
+    assert samples.marked("same", "same") == ("same", "same")
+
+
+def strip(html: str) -> str:
+    return re.sub(r"</?mark[^>]*>", "", html)
+
+
+def test_before_and_after_stand_side_by_side_with_ticks_and_scores(watched, tmp_path):
+    (tmp_path / "done").mkdir()
+    run = FolderRun(tmp_path / "done")
+    run.history = made(run.folder, state="ready")
+    table = samples.compare_samples(run)
+    assert table.html.count("&#10003; exact") == 1
+    assert table.html.count("&#10007; differs") == 1
+    assert "0 of 20" in table.text
+    assert "19 of 20 held-out answers exact (95.0%)" in table.text
+
+
+def test_a_run_that_was_stopped_says_that_it_was_not_asked_again(watched):
+    html = samples.compare_samples(watched).html
+    assert "not asked" in html
+
+
+def test_the_data_at_a_glance(tiny):
+    page = samples.glance(tiny)
+    assert "2,400 training rows, 320 held out rows" in page.text
+    assert page.html.count("<tr>") == 4
+
+
+def test_messages_tell_level_fact_and_cure():
+    html = pages.message("warning", "a < b", "do c", details="why & how")
+    assert 'aria-label="warning"' in html
+    assert "a &lt; b" in html
+    assert "do c" in html
+    assert "why &amp; how" in html

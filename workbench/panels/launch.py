@@ -1,0 +1,134 @@
+"""The setup panel with a Start button: starts the recipe as shown and watches the run.
+
+Holds no run's state itself: that is in the run's folder.
+"""
+
+from pathlib import Path
+
+import ipywidgets as widgets
+
+from .. import run as runs
+from ..problems import WorkbenchError
+from ..recipe import Recipe
+from ..run import Run
+from ..spawn import Spare
+from .banner import button, guarded, status_html
+from .monitor import Monitor
+from .setup import SetupPanel
+
+
+class LaunchPanel(widgets.VBox):
+    """`panel.recipe` is the recipe as shown, `panel.start()` does what the Start button does, `panel.run` is the run."""
+
+    _open: "LaunchPanel | None" = (
+        None  # widgets live until they are closed: of this one, one at a time
+    )
+
+    def __init__(
+        self,
+        recipe: Recipe | None = None,
+        *,
+        outputs: str | Path = "outputs",
+        warm: bool = True,
+    ) -> None:
+        """With `warm`, a spare worker imports its libraries while the settings are chosen."""
+        earlier, LaunchPanel._open = LaunchPanel._open, self
+        self.setup = SetupPanel(recipe)
+        self.outputs = Path(outputs)
+        self.run: Run | None = None
+        self.monitor: Monitor | None = None
+        self._by_hand = False
+        self.button = button(
+            "Start", "run = panel.start(): trains with these settings", "play", "start", "primary"
+        )
+        self._note = widgets.HTML()
+        self._place = widgets.VBox()
+        bar = widgets.HBox([self.button, self._note], layout=widgets.Layout(align_items="center"))
+        super().__init__([self.setup, bar, self._place])
+        self.add_class("wb-launch")
+        self.button.on_click(guarded(self.setup.banner, self._start_by_hand))
+        self.setup.observe(lambda _: self._follow(), names="valid")
+        if earlier is not None:
+            self._take_over(earlier)
+        backend = self.setup.base.backend
+        self._spare = Spare.warm(backend) if warm and not self._live else None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as shown. Raises RecipeError when it cannot be used."""
+        return self.setup.recipe
+
+    def start(self) -> Run:
+        """Starts the recipe as shown and returns the run; one that is going on, or that the button started, is returned as it is.
+
+        Raises WorkbenchError with everything that is wrong with the recipe or its data.
+        """
+        if self._live or self._by_hand:
+            self._by_hand = False
+            return self.run
+        return self._start()
+
+    def close(self) -> None:
+        """Closes the panel and the spare worker; a run goes on."""
+        if self._spare is not None:
+            self._spare.close()
+        if self.monitor is not None:
+            self.monitor.close()
+        if LaunchPanel._open is self:
+            LaunchPanel._open = None
+        super().close()
+
+    def __repr__(self) -> str:
+        return repr(self.run) if self.run else "The panel needs its kernel: run this cell again."
+
+    @property
+    def _live(self) -> bool:
+        return self.run is not None and not self.run.history.over
+
+    def _start_by_hand(self) -> None:
+        self._start()
+        self._by_hand = True
+        self._place.children = (self.monitor,)
+
+    def _start(self) -> Run:
+        recipe = self.setup.recipe
+        self._say("Checking the recipe and the rows.")
+        if self.run is not None:
+            self.run.close()  # it stayed to answer prompts; its memory is needed
+        try:
+            run = runs.start(recipe, outputs=self.outputs, spare=self._spare)
+        except WorkbenchError:
+            self._say("Not started.")
+            raise
+        self._spare = None  # it has become the run's worker
+        self.setup.banner.clear()
+        self._watch(run)
+        return run
+
+    def _watch(self, run: Run) -> None:
+        self._place.children = ()
+        if self.monitor is not None:
+            self.monitor.close()
+        self.run, self.monitor = run, Monitor(run)
+        self.monitor.observe(lambda _: self._follow(), names="state")
+        self._follow()
+
+    def _follow(self) -> None:
+        self.button.disabled = self._live or not self.setup.valid
+        if self.run is None:
+            self._say("")
+        elif self._live:
+            self._say(f"Run {self.run.name} is going on; stop it to start another.")
+        else:
+            state = self.run.history.state
+            self._say(f"Run {self.run.name} is {state}. Start trains anew with the settings above.")
+
+    def _take_over(self, earlier: "LaunchPanel") -> None:
+        run, was_live = earlier.run, earlier._live
+        earlier.close()
+        if was_live:
+            self._watch(run)
+            self._place.children = (self.monitor,)
+
+    def _say(self, text: str) -> None:
+        self._note.value = status_html(text)
