@@ -47,13 +47,8 @@ def check(
 
 def _backend(recipe: Recipe, machine: Machine) -> list[Problem]:
     problems = []
-    choice = choose_backend(recipe.backend, machine)
-    if choice.problem:
-        problems.append(choice.problem)
-    if recipe.training.packing and choice.value == "unsloth":
-        fact = "training.packing is true, which works with the PEFT backend only so far."
-        cure = "Set it to false, or set backend to peft."
-        problems.append(Problem("training.packing", fact, cure))
+    if problem := choose_backend(recipe.backend, machine).problem:
+        problems.append(problem)
     wanted = [name for name in NEEDED if name != "bitsandbytes" or _wants_bitsandbytes(recipe)]
     if lacking := [name for name in wanted if name not in machine.versions]:
         fact = f"Not installed: {', '.join(lacking)}."

@@ -14,10 +14,11 @@ from ..run import Run
 from ..spawn import Spare
 from .banner import button, guarded, status_html
 from .monitor import Monitor
+from .panel import Panel
 from .setup import SetupPanel
 
 
-class LaunchPanel(widgets.VBox):
+class LaunchPanel(Panel):
     """`panel.recipe` is the recipe as shown, `panel.start()` does what the Start button does, `panel.run` is the run."""
 
     _open: "LaunchPanel | None" = (
@@ -79,7 +80,8 @@ class LaunchPanel(widgets.VBox):
         super().close()
 
     def __repr__(self) -> str:
-        return repr(self.run) if self.run else "The panel needs its kernel: run this cell again."
+        run = f" {self.run!r}" if self.run else ""
+        return f"The panel needs its kernel: run this cell again.{run}"
 
     @property
     def _live(self) -> bool:

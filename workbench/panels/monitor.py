@@ -18,6 +18,7 @@ from ..run import Run
 from ..summary import duration, in_words, size
 from . import pages, samples
 from .banner import Banner, button, guarded, status_html
+from .panel import Panel
 
 POLL_SECONDS = 0.25
 IDLE_POLL_SECONDS = 1.0  # after training: only answers to questions still come
@@ -26,7 +27,7 @@ SHOWN_WARNINGS = 5
 BEGINNING = ("preparing", "loading")
 
 
-class Monitor(widgets.VBox):
+class Monitor(Panel):
     """Watches a run. `state` follows the run's; other panels observe it."""
 
     state = traitlets.Unicode("")
@@ -73,17 +74,8 @@ class Monitor(widgets.VBox):
         super().close()
 
     def __repr__(self) -> str:
-        return f"{self.run.name}: {in_words(self.run.history)}"
-
-    def _repr_mimebundle_(self, **how: Any) -> Any:
-        """Beside the live view: what a saved notebook shows where there is no kernel."""
-        bundle = super()._repr_mimebundle_(**how)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
         again = f"monitor(Run.open({self.run.name!r}, outputs={str(self.run.folder.parent)!r}))"
-        data["text/html"] = (
-            f"<p>{escape(repr(self))}</p><p>The live view needs its kernel: <code>{escape(again)}</code> shows it again.</p>"
-        )
-        return bundle
+        return f"{self.run.name} was {in_words(self.run.history)} {again} shows it again."
 
     async def _follow(self) -> None:
         history = self.run.history

@@ -17,13 +17,14 @@ from ..summary import size
 from . import pages
 from .banner import Banner, guarded
 from .controls import code_for, control, line, row
+from .panel import Panel
 from .targets import Targets
 
 RANKS = (4, 8, 16, 32, 64, 128)
 BYTES_PER_WEIGHT = 4  # adapters are trained and saved in float32
 
 
-class SetupPanel(widgets.VBox):
+class SetupPanel(Panel):
     """Shows and changes a recipe; `panel.recipe` is the recipe as shown, `valid` whether it can be used."""
 
     valid = traitlets.Bool(True)
@@ -51,6 +52,9 @@ class SetupPanel(widgets.VBox):
             made.observe(refresh, names="value")
         self.targets.on_change(refresh)
         self.refresh()
+
+    def __repr__(self) -> str:
+        return "The panel needs its kernel: run this cell again."
 
     @property
     def recipe(self) -> Recipe:

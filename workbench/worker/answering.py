@@ -54,11 +54,12 @@ class Answerer:
 
         started = time.monotonic()
         ids = self._prompts([messages])
+        options = self._options(decoding, ids)
         streamer = _streamer(self.tokenizer, passing)
         halt = StoppingCriteriaList([lambda *_, **__: interrupted()])
         with self._ready(adapter):
             output = self.model.generate(
-                **ids, **self._options(decoding), streamer=streamer, stopping_criteria=halt
+                **ids, **options, streamer=streamer, stopping_criteria=halt
             )
         new = output[0, ids["input_ids"].shape[1] :]
         return self._answer(new, time.monotonic() - started)
@@ -73,7 +74,7 @@ class Answerer:
                 batch = conversations[first : first + BATCH]
                 started = time.monotonic()
                 ids = self._prompts(batch)
-                output = self.model.generate(**ids, **self._options(decoding))
+                output = self.model.generate(**ids, **self._options(decoding, ids))
                 seconds = (time.monotonic() - started) / len(batch)
                 new = output[:, ids["input_ids"].shape[1] :]
                 answers += [self._answer(row, seconds) for row in new]
@@ -94,9 +95,10 @@ class Answerer:
         device = self.model.device
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
-    def _options(self, decoding: Decoding) -> dict[str, Any]:
+    def _options(self, decoding: Decoding, ids: dict[str, Any]) -> dict[str, Any]:
+        room = self.max_length - ids["input_ids"].shape[1]
         options = {
-            "max_new_tokens": decoding.max_new_tokens,
+            "max_new_tokens": min(decoding.max_new_tokens, room),
             "pad_token_id": self.tokenizer.pad_token_id,
             "do_sample": decoding.temperature > 0,
         }

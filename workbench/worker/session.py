@@ -183,6 +183,7 @@ class Session:
             train=self.train,
             heldout=self.heldout,
             pack_to=recipe.model.max_length if recipe.training.packing else None,
+            packed_fields=self.backend.packed_fields,
             callback=training.between_steps(
                 self.log, self.cadence, listen=self._listen, sample=self.questions.sample
             ),

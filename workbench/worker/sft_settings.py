@@ -55,7 +55,7 @@ def settings(
 ) -> dict[str, Any]:
     """All fields by name; `backend` is what the backend's `trainer_options` asks for, and wins."""
     training = recipe.training
-    epochs = training.epochs or (1.0 if training.steps is None else 0.0)
+    epochs = training.epochs or 1.0  # not looked at when there are steps
     ours = {
         "output_dir": str(folder / "checkpoints"),
         "per_device_train_batch_size": training.batch_size,

@@ -31,12 +31,12 @@ def dataset(encoded: Encoded, *, pack_to: int | None) -> Any:
 
 
 def collator(
-    pad_token_id: int, *, packed: bool
+    pad_token_id: int, packed_fields: Callable[[list[int]], dict[str, Any]] | None
 ) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Turns rows into a batch of `input_ids` and `labels` `(batch, longest)`, with its counts of real and trained tokens.
 
-    Packed rows are laid end to end, `(1, total)`: `position_ids` start anew with each row, by which Transformers
-    keeps the rows from seeing each other.
+    With `packed_fields` (the backend's), packed rows are laid end to end, `(1, total)`. `position_ids` start anew with
+    each row, by which Transformers keeps rows from seeing each other; what a backend needs beside that it adds.
     """
     import torch
 
@@ -61,12 +61,10 @@ def collator(
         }
 
     def lay_end_to_end(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        ids, labels, positions = [], [], []
-        for row in rows:
-            for size in row["seq_lengths"]:
-                positions += range(size)
-            ids += row["input_ids"]
-            labels += row["labels"]
+        ids = [token for row in rows for token in row["input_ids"]]
+        labels = [label for row in rows for label in row["labels"]]
+        lengths = [length for row in rows for length in row["seq_lengths"]]
+        positions = [position for length in lengths for position in range(length)]
         # The first token of each row has no predecessor of its own to be predicted from.
         labels = [
             -100 if position == 0 else label
@@ -74,9 +72,10 @@ def collator(
         ]
         names = ("input_ids", "labels", "position_ids")
         tensors = (torch.tensor([column]) for column in (ids, labels, positions))
-        return dict(zip(names, tensors, strict=True)) | counts(len(ids), [labels])
+        batch = dict(zip(names, tensors, strict=True)) | packed_fields(lengths)
+        return batch | counts(len(ids), [labels])
 
-    return lay_end_to_end if packed else pad
+    return lay_end_to_end if packed_fields else pad
 
 
 def trainer(
@@ -87,6 +86,7 @@ def trainer(
     train: Encoded,
     heldout: Encoded | None,
     pack_to: int | None,
+    packed_fields: Callable[[list[int]], dict[str, Any]],
     callback: Any,
 ) -> Any:
     """An SFTTrainer for a model that already carries its adapter.
@@ -116,7 +116,7 @@ def trainer(
         train_dataset=dataset(train, pack_to=pack_to),
         eval_dataset=dataset(heldout, pack_to=pack_to) if heldout else None,
         processing_class=tokenizer,
-        data_collator=collator(tokenizer.pad_token_id, packed=pack_to is not None),
+        data_collator=collator(tokenizer.pad_token_id, packed_fields if pack_to else None),
         callbacks=[callback],
     )
     for parameter, value in exact:

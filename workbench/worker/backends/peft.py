@@ -4,7 +4,7 @@ Knows nothing of training. `unsloth.py` beside it has the same functions.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +119,11 @@ def trainer_options(recipe: Recipe) -> dict[str, Any]:
         "gradient_checkpointing": recipe.training.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
     }
+
+
+def packed_fields(lengths: Sequence[int]) -> dict[str, Any]:
+    """Nothing: Transformers reads the boundaries of rows laid end to end from their `position_ids`."""
+    return {}
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -1,0 +1,107 @@
+"""The worker's parts by themselves, in this process: batches, packing, every field of SFTConfig, checkpoints."""
+
+import json
+import warnings
+
+import pytest
+
+from workbench.data.encode import encode
+from workbench.data.rows import read_rows
+from workbench.worker import sft_settings, training
+from workbench.worker.backends import peft
+from workbench.worker.failures import explain
+from workbench.worker.precision import Precision
+
+FLOAT32 = Precision("float32", "for the test")
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny):
+    with warnings.catch_warnings():  # imports of the libraries warn about each other
+        warnings.simplefilter("ignore")
+        peft.import_libraries()
+    return peft.load(tiny, FLOAT32)
+
+
+@pytest.fixture(scope="module")
+def encoded(tiny, loaded):
+    rows = read_rows(tiny.data.heldout)[:6]
+    return encode(rows, loaded.tokenizer, max_length=256, loss_on="assistant")
+
+
+def mean_loss(model, batch) -> tuple[float, int]:
+    """Nats per trained token, and how many there are."""
+    import torch
+
+    counts = batch.pop("tokens"), batch.pop("trained_tokens")
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        logits = model(**batch, use_cache=False).logits[:, :-1]
+    targets = labels[:, 1:]
+    loss = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), targets, ignore_index=-100, reduction="sum"
+    )
+    kept = int((targets != -100).sum())
+    assert kept == counts[1]
+    return loss.item() / kept, kept
+
+
+def test_packed_rows_do_not_see_each_other(loaded, encoded):
+    padded = training.collator(loaded.tokenizer.pad_token_id, None)
+    packed = training.collator(loaded.tokenizer.pad_token_id, peft.packed_fields)
+    loaded.model.eval()
+    apart = mean_loss(loaded.model, padded(list(training.dataset(encoded, pack_to=None))))
+    together = mean_loss(loaded.model, packed(list(training.dataset(encoded, pack_to=256))))
+    assert together[1] == apart[1]
+    assert together[0] == pytest.approx(apart[0], abs=1e-4)
+
+
+def test_padding_is_neither_seen_nor_trained(loaded, encoded):
+    batch = training.collator(loaded.tokenizer.pad_token_id, None)(
+        list(training.dataset(encoded, pack_to=None))
+    )
+    padding = batch["attention_mask"] == 0
+    assert padding.any()
+    assert (batch["labels"][padding] == -100).all()
+    assert batch["tokens"] == int((~padding).sum()) == encoded.tokens
+
+
+def test_each_field_of_sft_config_is_set_on_purpose(tiny, tmp_path):
+    fields = sft_settings.settings(
+        tiny, FLOAT32, tmp_path, on_gpu=False, backend=peft.trainer_options(tiny)
+    )
+    config, unknown = sft_settings.sft_config(fields)
+    assert unknown == []
+    assert config.learning_rate == tiny.training.learning_rate
+    assert config.max_steps == tiny.training.steps
+
+
+@pytest.mark.parametrize(
+    ("training_length", "fields"),
+    [({}, (1.0, -1)), ({"steps": 7}, (1.0, 7)), ({"epochs": 2.5}, (2.5, -1))],
+)
+def test_steps_and_epochs_reach_the_trainer(tiny, tmp_path, training_length, fields):
+    recipe = tiny.replace(training={"steps": None, "epochs": None} | training_length)
+    told = sft_settings.settings(recipe, FLOAT32, tmp_path, on_gpu=False, backend={})
+    assert (told["num_train_epochs"], told["max_steps"]) == fields
+
+
+def test_a_checkpoint_that_was_torn_is_passed_over(tmp_path):
+    for step, state in ((4, json.dumps({"global_step": 4})), (10, '{"global_st')):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(state)
+    assert training.last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert training.last_checkpoint(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device", "x.pt"), "The disk is full: x.pt"),
+        (RuntimeError("CUDA out of memory. Tried"), "The memory ran out while training"),
+        (ValueError("odd"), "ValueError while training: odd. worker.log in the run's folder"),
+    ],
+)
+def test_failures_are_explained_with_a_next_step(error, words):
+    assert words in str(explain(error, phase="training"))
