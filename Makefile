@@ -36,7 +36,7 @@ READY_TEST := $(VENV)/.ready-test-$(LANE)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: lane $(READY) ## fine-tune the tiny model from notebook 01 and print what changed (about five minutes on two cores)
+demo: lane $(READY) ## fine-tune the tiny model from notebook 01 and print what changed (five minutes on two cores)
 	@$(BIN)/python -m workbench.demo
 
 lab: lane $(READY) ## open the notebooks in JupyterLab
@@ -71,8 +71,9 @@ $(BIN)/python:
 	    echo "Making $(VENV) with $$("$$python" --version)."; "$$python" -m venv $(VENV); exit; \
 	  fi; \
 	done; \
-	echo "Python 3.11, 3.12 or 3.13 is needed; $(or $(PYTHON),python3) is" \
-	  "$$($(or $(PYTHON),python3) --version 2>&1). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+	python="$(or $(PYTHON),python3)"; \
+	echo "Python 3.11, 3.12 or 3.13 is needed; $$python is $$("$$python" --version 2>/dev/null || echo "not here")." \
+	  "Install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 
 # torch first and by itself: which build it is decides everything that comes after.
