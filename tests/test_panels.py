@@ -67,6 +67,11 @@ class FolderRun:
         self._note("close")
 
 
+def tooltip(widget: widgets.Widget) -> str:
+    """By its name in ipywidgets 8 or in 7."""
+    return widget.tooltip if widget.has_trait("tooltip") else widget.description_tooltip
+
+
 def inside(widget: widgets.Widget) -> list[widgets.Widget]:
     children = getattr(widget, "children", ())
     return [widget, *(found for child in children for found in inside(child))]
@@ -209,14 +214,12 @@ def test_every_control_has_a_label_and_a_tooltip_and_every_button_too(setup, wat
             if isinstance(
                 widget, widgets.Button | widgets.Checkbox | widgets.Dropdown | widgets.FloatText
             ):
-                tip = widget.tooltip if widget.has_trait("tooltip") else widget.description_tooltip
                 assert widget.description, widget
-                assert tip, widget.description
-                assert len(tip) > 10
+                assert len(tooltip(widget)) > 10, widget.description
 
 
 def test_tooltips_name_trade_off_and_bounds(setup):
-    tip = setup.controls["lora.rank"].tooltip
+    tip = tooltip(setup.controls["lora.rank"])
     assert settings.field("lora.rank").description in tip
     assert "At least 1, at most 1,024." in tip
 
@@ -333,11 +336,11 @@ def test_when_the_training_is_over_nothing_can_be_pressed(watched):
 
 
 def test_a_saved_notebook_keeps_a_text_in_place_of_the_live_view(watched):
-    bundle = Monitor(watched)._repr_mimebundle_()
-    data = bundle[0] if isinstance(bundle, tuple) else bundle
-    assert "training: 5 of 10 steps" in data["text/html"]
-    assert "Run.open" in data["text/html"]
-    assert "<svg" not in data["text/html"]
+    bundle = Monitor(watched).bundle()
+    assert "training: 5 of 10 steps" in bundle["text/html"]
+    assert "Run.open" in bundle["text/html"]
+    assert "<svg" not in bundle["text/html"]
+    assert all("model_id" in bundle[kind] for kind in bundle if "widget-view" in kind)
 
 
 # Launch
