@@ -247,6 +247,8 @@ def test_the_monitor_shows_state_step_speed_time_left_and_what_the_model_said(wa
     assert "learning rate 1.00e-03" in monitor._numbers.value
     assert "The radio was late." in monitor._samples.value
     assert "<svg" in monitor._charts.value
+    assert 'role="status"' in monitor._voice.value
+    assert "training, step 5 of 10" in monitor._voice.value
     assert monitor.state == "training"
 
 

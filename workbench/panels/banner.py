@@ -54,14 +54,6 @@ def guarded(banner: Banner, act: Callable[[], Any]) -> Callable[..., None]:
     return callback
 
 
-def button(text: str, tip: str, icon: str, mark: str, style: str = "") -> widgets.Button:
-    """A button with a tooltip, and a class `wb-...` by which it can be found."""
-    made = widgets.Button(description=text, tooltip=tip, icon=icon, button_style=style)
-    made.layout = widgets.Layout(width="auto")
-    made.add_class(f"wb-{mark}")
-    return made
-
-
 def status_html(text: str) -> str:
     """A text that screen readers announce when it changes."""
     return f'<span role="status" aria-live="polite">{escape(text)}</span>'

@@ -12,7 +12,8 @@ from ..problems import WorkbenchError
 from ..recipe import Recipe
 from ..run import Run
 from ..spawn import Spare
-from .banner import button, guarded, status_html
+from .banner import guarded, status_html
+from .buttons import button
 from .monitor import Monitor
 from .panel import Panel
 from .setup import SetupPanel

@@ -6,7 +6,6 @@ A task on the kernel's own loop reads the run a few times a second and redraws w
 import asyncio
 import time
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import ipywidgets as widgets
@@ -17,10 +16,12 @@ from ..events import History
 from ..run import Run
 from ..summary import duration, in_words, size
 from . import pages, samples
-from .banner import Banner, button, guarded, status_html
+from .banner import Banner, guarded, status_html
+from .buttons import Buttons
 from .panel import Panel
 
 POLL_SECONDS = 0.25
+SHARE_OF_TIME = 0.05  # at most: a long run's charts take longer to draw, and are drawn less often
 IDLE_POLL_SECONDS = 1.0  # after training: only answers to questions still come
 SPOKEN_SECONDS = 2.0  # at most this often does a screen reader hear the progress
 SHOWN_WARNINGS = 5
@@ -38,6 +39,7 @@ class Monitor(Panel):
         self._status, self._bar, self._numbers, self._charts, self._samples, self._messages = (
             widgets.HTML() for _ in range(6)
         )
+        self._voice = widgets.HTML(layout=widgets.Layout(height="0", margin="0"))
         for part, mark in (
             (self._status, "status"),
             (self._charts, "chart"),
@@ -45,8 +47,8 @@ class Monitor(Panel):
             (self._messages, "messages"),
         ):
             part.add_class(f"wb-{mark}")
-        self.buttons = _Buttons(run, self.banner)
-        parts = (self._status, self._bar, self._numbers, self.banner, self._messages)
+        self.buttons = Buttons(run, self.banner)
+        parts = (self._status, self._voice, self._bar, self._numbers, self.banner, self._messages)
         super().__init__([*parts, self.buttons, self._charts, self._samples])
         self.layout.border = pages.BORDER
         self.layout.padding = "8px 12px"
@@ -79,16 +81,19 @@ class Monitor(Panel):
 
     async def _follow(self) -> None:
         history = self.run.history
-        guard = guarded(self.banner, self.update)
+        guard, took = guarded(self.banner, self.update), 0.0
         while not (history.state in ("closed", "failed") and self._seen == _fingerprint(history)):
-            await asyncio.sleep(IDLE_POLL_SECONDS if history.over else POLL_SECONDS)
+            pause = IDLE_POLL_SECONDS if history.over else POLL_SECONDS
+            await asyncio.sleep(max(pause, took / SHARE_OF_TIME))
+            begun = time.monotonic()
             guard()
+            took = time.monotonic() - begun
 
     def _draw(self, history: History, *, before: tuple[Any, ...]) -> None:
-        state_changed = history.state != self.state
-        if state_changed or time.monotonic() - self._spoken > SPOKEN_SECONDS:
+        self._status.value = _status(self.run.name, history)
+        if history.state != self.state or time.monotonic() - self._spoken > SPOKEN_SECONDS:
             self._spoken = time.monotonic()
-            self._status.value = _status(self.run.name, history)
+            self._voice.value = _unseen(f"{history.state}, {_progress(history)}")
         self._bar.value = _bar(history)
         self._numbers.value = f'<div style="{pages.MUTED}">{escape(_numbers(history))}</div>'
         self._messages.value = _messages(history)
@@ -98,91 +103,6 @@ class Monitor(Panel):
             self._charts.value = charts.live(history)
         if drawn[4:6] != before[4:6]:
             self._samples.value = samples.newest(history)
-
-
-class _Buttons(widgets.VBox):
-    """Stop, pause, checkpoint and cancel, each enabled where it can be obeyed, with what is still awaited."""
-
-    def __init__(self, run: Run, banner: Banner) -> None:
-        self._run = run
-        self._asked: dict[str, str] = {}
-        self.stop = button(
-            "Stop and keep",
-            "run.stop(): ends after this step and keeps the adapter",
-            "stop",
-            "stop",
-            "primary",
-        )
-        self.pause = button("Pause", "run.pause(): holds after this step", "pause", "pause")
-        self.checkpoint = button(
-            "Checkpoint",
-            "run.checkpoint(): writes a checkpoint after this step",
-            "save",
-            "checkpoint",
-        )
-        self.cancel = button(
-            "Cancel...", "run.cancel(): ends and keeps nothing; asks first", "times", "cancel"
-        )
-        self.yes = button(
-            "Discard this run",
-            "run.cancel(): ends the run; what it learned is lost",
-            "trash",
-            "cancel-yes",
-            "danger",
-        )
-        self.no = button("Go on training", "Leaves the run as it is", "check", "cancel-no")
-        self._note = widgets.HTML()
-        self._confirm = widgets.HBox(
-            [widgets.HTML("Discard what this run has learned?"), self.yes, self.no]
-        )
-        self._confirm.layout = widgets.Layout(
-            display="none", align_items="center", flex_flow="row wrap"
-        )
-        bar = widgets.HBox([self.stop, self.pause, self.checkpoint, self.cancel, self._note])
-        bar.layout = widgets.Layout(flex_flow="row wrap", align_items="center")
-        super().__init__([bar, self._confirm])
-        for made, act in (
-            (self.stop, lambda: self._ask("stop", run.stop)),
-            (self.pause, self._pause_or_go_on),
-            (self.checkpoint, lambda: self._ask("checkpoint", run.checkpoint)),
-            (self.cancel, lambda: self._show_confirm(True)),
-            (self.yes, self._discard),
-            (self.no, lambda: self._show_confirm(False)),
-        ):
-            made.on_click(guarded(banner, act))
-
-    def follow(self, history: History) -> None:
-        """Enables what can be done in this state, and drops what was obeyed from the note."""
-        live = not history.over
-        training = history.state in ("training", "paused")
-        paused = history.state == "paused"
-        self.stop.disabled = self.cancel.disabled = not live
-        self.pause.disabled = self.checkpoint.disabled = not training
-        self.pause.description, self.pause.icon = (
-            ("Continue", "play") if paused else ("Pause", "pause")
-        )
-        if not live:
-            self._show_confirm(False)
-        refused = [c["text"] for c in history.commands if c["id"] in self._asked and not c["taken"]]
-        answered = {command["id"] for command in history.commands}
-        waiting = [do for id, do in self._asked.items() if id not in answered and live]
-        note = f"Asked to {' and '.join(waiting)}: after this step." if waiting else _hint(live)
-        self._note.value = status_html(" ".join([*refused[-1:], note]).strip())
-
-    def _ask(self, do: str, send: Any) -> None:
-        self._asked[send()] = do
-        self.follow(self._run.history)
-
-    def _pause_or_go_on(self) -> None:
-        paused = self._run.history.state == "paused"
-        self._ask(*(("continue", self._run.unpause) if paused else ("pause", self._run.pause)))
-
-    def _discard(self) -> None:
-        self._show_confirm(False)
-        self._ask("cancel", self._run.cancel)
-
-    def _show_confirm(self, shown: bool) -> None:
-        self._confirm.layout.display = "" if shown else "none"
 
 
 def _task_of_the_kernel(work: Any) -> asyncio.Task | None:
@@ -207,19 +127,28 @@ def _fingerprint(history: History) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _status(name: str, history: History) -> str:
+def _progress(history: History) -> str:
+    """Step, time left, and what is being done where steps do not say it."""
     parts = [f"step {history.step:,} of {history.of:,}"] if history.steps else []
     if history.seconds_left is not None:
         parts.append(f"{duration(history.seconds_left)} left")
     if not parts or history.over:
         parts.append(history.text)
+    return " \N{MIDDLE DOT} ".join(filter(None, parts))
+
+
+def _status(name: str, history: History) -> str:
     chip = "border:1px solid;border-radius:10px;padding:1px 9px;font-size:12px;margin:0 6px"
     state = f'<span class="wb-state" style="{chip}">{escape(history.state)}</span>'
-    about = escape(" \N{MIDDLE DOT} ".join(filter(None, parts)))
     return (
-        f'<div style="font-size:15px;line-height:1.6" role="status" aria-live="polite">'
-        f'<b>Run {escape(name)}</b> {state} <span class="wb-progress">{about}</span></div>'
+        f'<div style="font-size:15px;line-height:1.6"><b>Run {escape(name)}</b> {state} '
+        f'<span class="wb-progress">{escape(_progress(history))}</span></div>'
     )
+
+
+def _unseen(text: str) -> str:
+    """For screen readers only: said when it changes, and so changed less often than what is seen."""
+    return f'<div style="position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden">{status_html(text)}</div>'
 
 
 def _bar(history: History) -> str:
@@ -267,16 +196,3 @@ def _messages(history: History) -> str:
         )
     last = history.warnings[-SHOWN_WARNINGS:]
     return "".join([*shown, *(pages.message("warning", w["text"], w["cure"]) for w in last)])
-
-
-def _hint(live: bool) -> str:
-    """Colab's kernel hears no button while a cell runs; there Interrupt does the same as Stop."""
-    try:
-        old = int(version("ipykernel").split(".")[0]) < 7
-    except PackageNotFoundError:
-        old = False
-    return (
-        "While a cell runs, use its stop button (Interrupt): it stops and keeps."
-        if live and old
-        else ""
-    )

@@ -1,0 +1,119 @@
+"""The buttons that command a run, each enabled where it can be obeyed, with what is still awaited beside them.
+
+Knows what may be asked in which state; what then happens, the worker tells.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import ipywidgets as widgets
+
+from ..events import History
+from ..run import Run
+from .banner import Banner, guarded, status_html
+
+
+def button(text: str, tip: str, icon: str, mark: str, style: str = "") -> widgets.Button:
+    """A button with a tooltip, and a class `wb-...` by which it can be found."""
+    made = widgets.Button(description=text, tooltip=tip, icon=icon, button_style=style)
+    made.layout = widgets.Layout(width="auto")
+    made.add_class(f"wb-{mark}")
+    return made
+
+
+class Buttons(widgets.VBox):
+    """Stop, pause, checkpoint and cancel, each enabled where it can be obeyed, with what is still awaited."""
+
+    def __init__(self, run: Run, banner: Banner) -> None:
+        self._run = run
+        self._asked: dict[str, str] = {}
+        self.stop = button(
+            "Stop and keep",
+            "run.stop(): ends after this step and keeps the adapter",
+            "stop",
+            "stop",
+            "primary",
+        )
+        self.pause = button("Pause", "run.pause(): holds after this step", "pause", "pause")
+        self.checkpoint = button(
+            "Checkpoint",
+            "run.checkpoint(): writes a checkpoint after this step",
+            "save",
+            "checkpoint",
+        )
+        self.cancel = button(
+            "Cancel...", "run.cancel(): ends and keeps nothing; asks first", "times", "cancel"
+        )
+        self.yes = button(
+            "Discard this run",
+            "run.cancel(): ends the run; what it learned is lost",
+            "trash",
+            "cancel-yes",
+            "danger",
+        )
+        self.no = button("Go on training", "Leaves the run as it is", "check", "cancel-no")
+        self._note = widgets.HTML()
+        self._confirm = widgets.HBox(
+            [widgets.HTML("Discard what this run has learned?"), self.yes, self.no]
+        )
+        self._confirm.layout = widgets.Layout(
+            display="none", align_items="center", flex_flow="row wrap"
+        )
+        bar = widgets.HBox([self.stop, self.pause, self.checkpoint, self.cancel, self._note])
+        bar.layout = widgets.Layout(flex_flow="row wrap", align_items="center")
+        super().__init__([bar, self._confirm])
+        for made, act in (
+            (self.stop, lambda: self._ask("stop", run.stop)),
+            (self.pause, self._pause_or_go_on),
+            (self.checkpoint, lambda: self._ask("checkpoint", run.checkpoint)),
+            (self.cancel, lambda: self._show_confirm(True)),
+            (self.yes, self._discard),
+            (self.no, lambda: self._show_confirm(False)),
+        ):
+            made.on_click(guarded(banner, act))
+
+    def follow(self, history: History) -> None:
+        """Enables what can be done in this state, and drops what was obeyed from the note."""
+        live = not history.over
+        training = history.state in ("training", "paused")
+        paused = history.state == "paused"
+        self.stop.disabled = self.cancel.disabled = not live
+        self.pause.disabled = self.checkpoint.disabled = not training
+        self.pause.description, self.pause.icon = (
+            ("Continue", "play") if paused else ("Pause", "pause")
+        )
+        if not live:
+            self._show_confirm(False)
+        refused = [c["text"] for c in history.commands if c["id"] in self._asked and not c["taken"]]
+        answered = {command["id"] for command in history.commands}
+        waiting = [do for id, do in self._asked.items() if id not in answered and live]
+        note = f"Asked to {' and '.join(waiting)}: after this step." if waiting else _hint(live)
+        self._note.value = status_html(" ".join([*refused[-1:], note]).strip())
+
+    def _ask(self, do: str, send: Any) -> None:
+        self._asked[send()] = do
+        self.follow(self._run.history)
+
+    def _pause_or_go_on(self) -> None:
+        paused = self._run.history.state == "paused"
+        self._ask(*(("continue", self._run.unpause) if paused else ("pause", self._run.pause)))
+
+    def _discard(self) -> None:
+        self._show_confirm(False)
+        self._ask("cancel", self._run.cancel)
+
+    def _show_confirm(self, shown: bool) -> None:
+        self._confirm.layout.display = "" if shown else "none"
+
+
+def _hint(live: bool) -> str:
+    """Colab's kernel hears no button while a cell runs; there Interrupt does the same as Stop."""
+    try:
+        old = int(version("ipykernel").split(".")[0]) < 7
+    except PackageNotFoundError:
+        old = False
+    return (
+        "While a cell runs, use its stop button (Interrupt): it stops and keeps."
+        if live and old
+        else ""
+    )
