@@ -31,7 +31,7 @@ def short(tiny: Recipe) -> Recipe:
             "batch_size": 4,
             "eval_every": 6,
             "checkpoint_every": 4,
-            "learning_rate": 1e-3,
+            "learning_rate": 4e-3,
         },
         data={"heldout": str(TINY / "heldout.jsonl")},
         samples={"every": 6, "max_new_tokens": 24, "score_rows": 16},

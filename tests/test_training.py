@@ -98,10 +98,17 @@ def test_a_checkpoint_that_was_torn_is_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError(28, "No space left on device", "x.pt"), "The disk is full: x.pt"),
+        (OSError(28, "No space left on device"), "The disk is full: 2048.0 MiB are free"),
         (RuntimeError("CUDA out of memory. Tried"), "The memory ran out while training"),
         (ValueError("odd"), "ValueError while training: odd. worker.log in the run's folder"),
     ],
 )
 def test_failures_are_explained_with_a_next_step(error, words):
-    assert words in str(explain(error, phase="training"))
+    assert words in str(explain(error, phase="training", disk_free=2**31))
+
+
+def test_any_failure_on_a_full_disk_is_put_down_to_it():
+    error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 542464")
+    told = explain(error, phase="training", disk_free=4096)
+    assert told.fact.startswith("The disk is full: 0.0 MiB are free")
+    assert told.cure.startswith("Free some space, then resume the run")

@@ -195,6 +195,8 @@ class Run:
         return self
 
     def _must_be_gone(self, wish: str) -> None:
+        if self.state in ("failed", "closed"):  # it has said its last word and is on its way out
+            spawn.wait_or_kill(self.folder, timeout=10)
         if self.alive:
             fact = f"Run {self.name} is {self.state}: its worker is still there."
             raise RunError([Problem("", fact, f"Close it with close() first, then {wish}.")])

@@ -5,36 +5,32 @@ import errno
 from ..problems import Problem, WorkbenchError
 
 
-def explain(error: BaseException, *, phase: str) -> Problem:
-    """The fact and the next step for an exception that ended the run while it was in `phase`."""
+FULL = 2**20  # bytes free, below which a failure is put down to the disk
+
+
+def explain(error: BaseException, *, phase: str, disk_free: int) -> Problem:
+    """The fact and the next step for an exception that ended the run while it was in `phase`.
+
+    `disk_free` is in bytes: torch's own writer does not say that the disk is full ("unexpected pos 542464 vs 542356").
+    """
     if isinstance(error, WorkbenchError):
         fact = " ".join(problem.fact for problem in error.problems)
         return Problem("", fact, " ".join(problem.cure for problem in error.problems))
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        fact = f"The disk is full: {error.filename or 'a file of the run'} could not be written."
-        return Problem(
-            "", fact, "Free some space, then resume the run: it goes on from its last checkpoint."
-        )
+    no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if no_room or disk_free < FULL or "No space left on device" in str(error):
+        fact = f"The disk is full: {disk_free / 2**20:.1f} MiB are free, and a file of the run could not be written."
+        cure = "Free some space, then resume the run: it goes on from its last checkpoint."
+        return Problem("", fact, cure)
     if type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower():
         fact = f"The memory ran out while {phase}: {_first_line(error)}"
         cure = "Halve training.batch_size and double training.accumulation, or shorten model.max_length; then resume."
         return Problem("", fact, cure)
-    if isinstance(error, FloatingPointError):
-        return Problem(
-            "", str(error), "Lower training.learning_rate and start again from the last checkpoint."
-        )
-    # safetensors and torch report a full disk in an exception of their own, with the system's words in it
-    if "No space left on device" in str(error):
-        fact = f"The disk is full: {_first_line(error)}"
-        return Problem(
-            "", fact, "Free some space, then resume the run: it goes on from its last checkpoint."
-        )
     fact = f"{type(error).__name__} while {phase}: {_first_line(error)}"
-    return Problem(
-        "",
-        fact,
-        "worker.log in the run's folder has all of it; resume goes on from the last checkpoint.",
+    cure = "worker.log in the run's folder has all of it"
+    going_on = (
+        "; resume() goes on from the last checkpoint" if phase in ("training", "paused") else ""
     )
+    return Problem("", fact, f"{cure}{going_on}.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -307,9 +307,10 @@ class Session:
         self.log.write("memory", step=self.step, **device.memory())
 
     def _fail(self, error: Exception) -> None:
+        disk_free = shutil.disk_usage(self.folder).free
         self.log.give_up_reserve()
         traceback.print_exception(error)
-        problem = explain(error, phase=self.state)
+        problem = explain(error, phase=self.state, disk_free=disk_free)
         cause = "".join(traceback.format_exception(error))[-4000:]
         self.log.write("error", text=problem.fact, cause=cause, cure=problem.cure)
         self._phase("failed", problem.fact)
