@@ -4,7 +4,6 @@ import errno
 
 from ..problems import Problem, WorkbenchError
 
-
 FULL = 2**20  # bytes free, below which a failure is put down to the disk
 
 
