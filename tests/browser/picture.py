@@ -12,6 +12,7 @@ from lab import Lab
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "notebooks" / "images" / "panel.png"
+MARGIN = 12  # pixels around the panel
 SHARE = 0.8  # of the steps, when the picture is taken
 
 
@@ -35,7 +36,11 @@ def main() -> None:
             timeout=1_200_000,
         )
         page.wait_for_timeout(1000)
-        page.locator(".wb-launch").screenshot(path=PICTURE)
+        page.locator(".wb-launch").scroll_into_view_if_needed()
+        box = page.locator(".wb-launch").bounding_box()
+        edge = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN / 2}
+        size = {"width": box["width"] + 2 * MARGIN, "height": box["height"] + MARGIN / 2}
+        page.screenshot(path=PICTURE, clip=edge | size)
         page.locator(".wb-stop").first.click()
         page.locator(".wb-state", has_text="stopped").wait_for(timeout=120_000)
         lab.ask_kernel(page, "panel.run.close()")
