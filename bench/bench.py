@@ -97,11 +97,13 @@ def overhead(recipe: wb.Recipe, backend: str, folder: Path) -> dict[str, Any]:
 def watching_kernel(run: wb.Run) -> tuple[Any, Any]:
     """A real kernel that shows the run's monitor, held."""
     kernel, client = start_new_kernel(cwd=str(ROOT), stderr=subprocess.DEVNULL)
-    client.execute_interactive(
+    reply = client.execute_interactive(
         f"import workbench as wb; wb.monitor(wb.Run.open({run.name!r}, {str(run.folder.parent)!r}))",
         timeout=120,
         output_hook=lambda message: None,
     )
+    if reply["content"]["status"] != "ok":
+        raise SystemExit(f"The monitor does not show: {reply['content']['evalue']}")
     hold(kernel.provisioner.pid)
     return kernel, client
 
