@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[1]
 TINY = ROOT / "data" / "tiny"
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for a hub is a fault
+os.environ["PYTHONWARNINGS"] = (
+    "default"  # for the workers: what they use that is deprecated shows in worker.log
+)
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,11 @@ def test_every_field_of_sft_config_is_set_and_written_down(trained: Run, short: 
     assert written["dataset_kwargs"] == {"skip_prepare_dataset": True}
 
 
+def test_the_worker_uses_nothing_that_its_libraries_deprecate(trained: Run):
+    log = (trained.folder / "worker.log").read_text()
+    assert not re.findall(r".*(?:Deprecation|Future)Warning.*", log)
+
+
 def test_the_model_is_in_four_bits_and_only_the_adapter_is_trained(trained: Run):
     model = trained.history.model
     assert model["trainable"] < 0.2 * model["parameters"]
@@ -237,6 +242,15 @@ def test_pause_change_checkpoint_and_stop(start, long: Recipe):
     assert re.fullmatch(r"Stopped at step \d+ of 5000; the adapter is kept\.", run.history.text)
 
 
+def test_a_stop_that_comes_before_the_worker_is_there_is_obeyed(start, long: Recipe):
+    run = start(long)
+    run.stop()
+    assert run.wait(120) == "closed"
+    assert run.history.text == (
+        "Ended while preparing, before the first step; there was nothing to keep."
+    )
+
+
 def test_interrupting_the_wait_stops_and_keeps(start, long: Recipe):
     run = start(long)
 
@@ -288,7 +302,7 @@ def test_after_a_kill_resume_gives_the_losses_of_the_uninterrupted_run(
     os.kill(json.loads((run.folder / "worker.json").read_text())["pid"], signal.SIGKILL)
     while run.alive:
         time.sleep(0.01)
-    assert run.state == "stopped"
+    assert [run.state, run.state] == ["stopped", "stopped"]  # it is told once, and stays so
     assert "resume() goes on from step 4." in run.history.text
     with (run.folder / "events.jsonl").open("ab") as log:
         log.write(b'{"t": 1, "kind": "st')  # as if the kill had come while it wrote

@@ -36,13 +36,17 @@ def send(path: Path, do: str, **values: Any) -> str:
     return command["id"]
 
 
+def clear(path: Path) -> None:
+    """Forgets what was asked of an earlier worker; done before a new one starts, so that it misses nothing."""
+    path.write_bytes(b"")
+
+
 class CommandReader:
-    """The worker's end: what was asked since the last look. Commands from before it was made are passed over."""
+    """The worker's end: what was asked since the last look, from before the worker was there on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.touch()
-        self._offset = path.stat().st_size
+        self._offset = 0
 
     def new(self) -> list[dict[str, Any]]:
         """The complete commands that came since the last call; a line that is no command is skipped."""

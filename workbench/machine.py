@@ -129,7 +129,18 @@ def report(machine: Machine) -> list[Finding]:
     findings = [_python(machine), *_gpu(machine), *_libraries(machine), *_room(machine)]
     choice = choose_backend("auto", machine)
     findings.append(Finding("ok", f"backend: auto takes {choice.value}. {choice.why}"))
+    findings.append(Finding("ok", f"compute dtype: auto takes {_dtype(machine)}."))
     return findings
+
+
+def _dtype(machine: Machine) -> str:
+    """What `worker/precision.py` will choose, and why, as far as it can be known without torch."""
+    if not machine.cards:
+        return "float32, since CPUs compute fastest in it"
+    card = machine.cards[0]
+    if card.capability >= BFLOAT16:
+        return f"bfloat16, which {card.name} computes in and which cannot overflow as float16 does"
+    return f"float16, since {card.name} has no bfloat16"
 
 
 def _unsloth_lacks(machine: Machine) -> Problem | None:

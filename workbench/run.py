@@ -34,6 +34,7 @@ class Run:
         self.name = folder.name
         self.recipe = Recipe.load(folder / "recipe.yaml")
         self.history = History(folder / "events.jsonl")
+        self._told_vanished = False
 
     @classmethod
     def open(cls, name: str, outputs: str | Path = "outputs") -> "Run":
@@ -191,6 +192,8 @@ class Run:
         # The log's last word is from the worker before this one: what counts from here on is what comes next.
         self.history.update()
         self.history.state, self.history.text = "preparing", "Starting the worker."
+        self._told_vanished = False
+        commands.clear(self.folder / "commands.jsonl")
         spawn.start(self.folder, mode=mode, backend=backend, spare=spare)
         return self
 
@@ -223,15 +226,13 @@ class Run:
         return self.history.state
 
     def _vanished(self) -> bool:
-        return (
-            self.history.state not in ("closed", "failed")
-            and not self.alive
-            and bool(self.history.phases)
-        )
+        last_word = self._told_vanished or self.history.state in ("closed", "failed")
+        return not last_word and bool(self.history.phases) and not self.alive
 
     def _say_vanished(self) -> list[dict[str, Any]]:
         """What the log cannot say itself. These events are not written: the log is the worker's."""
         history, now = self.history, time.time()
+        self._told_vanished = True
         trained = history.state in ("ready", "stopped")
         if trained:
             text = f"The worker has ended; {history.text[:1].lower()}{history.text[1:]}"
