@@ -1,12 +1,15 @@
 """The worker's parts by themselves, in this process: batches, packing, every field of SFTConfig, checkpoints."""
 
 import json
+import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 
 from workbench.data.encode import encode
 from workbench.data.rows import read_rows
+from workbench.events import EventLog, History
 from workbench.worker import sft_settings, training
 from workbench.worker.backends import peft
 from workbench.worker.failures import explain
@@ -84,6 +87,27 @@ def test_steps_and_epochs_reach_the_trainer(tiny, tmp_path, training_length, fie
     recipe = tiny.replace(training={"steps": None, "epochs": None} | training_length)
     told = sft_settings.settings(recipe, FLOAT32, tmp_path, on_gpu=False, backend={})
     assert (told["num_train_epochs"], told["max_steps"]) == fields
+
+
+def test_a_loss_that_is_lost_is_told_once_with_what_to_do(tmp_path):
+    from transformers import TrainerControl, TrainerState
+
+    log = EventLog(tmp_path / "events.jsonl")
+    cadence = training.Cadence(evaluate=0, sample=0, checkpoint=0)
+    callback = training.between_steps(log, cadence, listen=lambda _: None, sample=lambda *_: None)
+    callback.trainer = SimpleNamespace(tokens=8, trained_tokens=4, eval_dataset=None)
+    for step, loss in enumerate((2.0, math.nan, math.nan), 1):
+        state, control = TrainerState(global_step=step, max_steps=9), TrainerControl()
+        callback.on_train_begin(None, state, control)
+        callback.on_step_end(None, state, control)
+        figures = {"loss": loss, "epoch": 0.1, "learning_rate": 1e-3, "grad_norm": 1.0}
+        callback.on_log(None, state, control, logs=figures)
+    history = History(log.path)
+    history.update()
+    assert [s["step"] for s in history.steps] == [1, 2, 3]
+    (warning,) = history.warnings
+    assert warning["text"] == "The loss is nan at step 2: the adapter is spoilt."
+    assert "lower training.learning_rate" in warning["cure"]
 
 
 def test_a_checkpoint_that_was_torn_is_passed_over(tmp_path):

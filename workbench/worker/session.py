@@ -92,9 +92,11 @@ class Session:
             lock.check_free(lock.card_lock())
 
     def _load(self, mode: Mode) -> None:
+        import datasets
         import transformers
 
         transformers.utils.logging.disable_progress_bar()  # worker.log is read by people
+        datasets.disable_progress_bars()
         recipe = self.recipe
         train, heldout = ([], []) if mode == "reopen" else self._encode_rows()
         self._listen_while("loading", f"Loading {recipe.model.name}.")

@@ -4,6 +4,7 @@ Knows nothing of run folders or processes; `session.py` hands it the log, the co
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -167,6 +168,7 @@ def between_steps(
 
         def __init__(self) -> None:
             self._mark, self._counted, self._memory_read = 0.0, (0, 0), 0.0
+            self._lost = False
 
         def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN202
             self._mark = time.monotonic()
@@ -221,6 +223,11 @@ def between_steps(
                 trained_tokens=trained,
                 seconds=self._seconds,
             )
+            if not self._lost and not math.isfinite(float(logs["loss"])):
+                self._lost = True  # told once: from here on every step is lost
+                text = f"The loss is {logs['loss']} at step {state.global_step}: the adapter is spoilt."
+                cure = "Cancel, and start again with a lower training.learning_rate or in another precision."
+                log.write("warning", text=text, cure=cure)
             if time.monotonic() - self._memory_read > MEMORY_SECONDS:
                 self._memory_read = time.monotonic()
                 log.write("memory", step=state.global_step, **device.memory())
