@@ -294,6 +294,51 @@ def test_an_unused_spare_ends_when_it_is_closed():
     assert not spare.alive
 
 
+# The settings that the tiny lane's own recipe leaves alone
+
+
+@pytest.mark.parametrize(
+    ("changes", "written"),
+    [
+        (
+            {
+                "model": {"quant_type": "fp4", "double_quant": False},
+                "lora": {"rslora": True, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"]},
+                "data": {"loss_on": "all"},
+                "training": {
+                    "packing": True,
+                    "optimizer": "adamw_8bit",
+                    "gradient_checkpointing": True,
+                    "accumulation": 2,
+                    "scheduler": "cosine",
+                    "weight_decay": 0.01,
+                },
+            },
+            {"use_rslora": True, "lora_dropout": 0.1, "target_modules": {"q_proj", "v_proj"}},
+        ),
+        (
+            {
+                "model": {"load_in_4bit": False},
+                "lora": {"dora": True, "bias": "lora_only", "modules_to_save": ["lm_head"]},
+                "training": {"optimizer": "paged_adamw_8bit", "steps": None, "epochs": 0.005},
+                "samples": {"prompts": ["Ada here."], "temperature": 0.7, "top_p": 0.9},
+            },
+            {"use_dora": True, "bias": "lora_only", "modules_to_save": ["lm_head"]},
+        ),
+    ],
+    ids=["packed fp4", "16-bit DoRA"],
+)
+def test_the_other_settings_train_too(start, short: Recipe, changes: dict, written: dict):
+    quick = {"steps": 3, "eval_every": 0, "checkpoint_every": 0}
+    run = start(short.replace(training=quick, samples=QUIET).replace(**changes))
+    assert run.wait(120) == "ready"
+    assert len(losses(run)) == 3 and all(map(math.isfinite, losses(run)))
+    config = json.loads((run.adapter_path / "adapter_config.json").read_text())
+    config["target_modules"] = set(config["target_modules"])
+    assert {name: config[name] for name in written} == written
+    run.close()
+
+
 # What may befall it
 
 

@@ -47,6 +47,7 @@ class CommandReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        path.touch()
 
     def new(self) -> list[dict[str, Any]]:
         """The complete commands that came since the last call; a line that is no command is skipped."""

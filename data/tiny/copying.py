@@ -16,6 +16,7 @@ ROPE_THETA = (
 )
 TOKEN, CONSTANT, CODES = 127, 127, 128
 HEAD = 32  # places in a head
+FAINT = 0.002  # not 0: a row of zeros gets no gradient and stays so, and DoRA divides by the length of each row
 BACK = (1, 1, 2, 2)  # how far back each of the first layer's heads 0 to 3 looks
 
 
@@ -50,8 +51,8 @@ def _rows(head: int) -> slice:
 def _look_back(attention: torch.nn.Module, head: int, back: int) -> None:
     """Makes the attention depend on the distance alone, with its peak `back` tokens before."""
     query, key = attention.q_proj.weight[_rows(head)], attention.k_proj.weight[_rows(head)]
-    query.zero_()
-    key.zero_()
+    query.normal_(std=FAINT)
+    key.normal_(std=FAINT)
     for pair in range(5):  # the fast rotations tell near distances apart
         angle = torch.tensor(ROPE_THETA ** (-2 * pair / HEAD) * back)
         query[pair, CONSTANT] = 0.7
@@ -77,8 +78,8 @@ def _find_what_followed(
         *range(HEAD // 2 + 5, HEAD),
     ]  # rotations that a few lines do not turn far
     query, key = attention.q_proj.weight[_rows(head)], attention.k_proj.weight[_rows(head)]
-    query.zero_()
-    key.zero_()
+    query.normal_(std=FAINT)
+    key.normal_(std=FAINT)
     for place, dimension in enumerate(slow):
         if skipping:  # my token before equals its token before the last
             query[dimension, CODES + (head - 2) * HEAD + place] = 1.2
