@@ -41,7 +41,7 @@ def test_all_problems_are_reported_together_with_value_and_cure():
         )
     assert str(caught.value).splitlines() == [
         "lora.rank is 0; it must be at least 1. 8 or 16 is a good start.",
-        "lora.rnk is not a setting. Did you mean rank?",
+        "lora.rnk is not a setting. Did you mean lora.rank?",
         "training.learning_rate is 3; it must be at most 1. 1e-4 to 3e-4 is usual for LoRA.",
         "backend is 'tpu'; it must be 'auto', 'unsloth' or 'peft'. Leave it at auto.",
     ]

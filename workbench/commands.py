@@ -10,30 +10,56 @@ from pathlib import Path
 from typing import Any
 
 from .problems import Problem, RunError
+from .recipe import Recipe
 
-# what to do -> the values that may come with it
-COMMANDS: dict[str, tuple[str, ...]] = {
-    "stop": (),
-    "cancel": (),
-    "pause": (),
-    "unpause": (),
-    "checkpoint": (),
-    "close": (),
-    "change": ("learning_rate", "steps", "eval_every", "sample_every", "checkpoint_every"),
-    "ask": ("prompt", "system", "adapter", "temperature", "top_p", "max_new_tokens"),
+# what to do -> the values that may come with it, each with the recipe's field that says what it may be
+COMMANDS: dict[str, dict[str, str]] = {
+    "stop": {},
+    "cancel": {},
+    "pause": {},
+    "unpause": {},
+    "checkpoint": {},
+    "close": {},
+    "change": {
+        "learning_rate": "training.learning_rate",
+        "steps": "training.steps",
+        "eval_every": "training.eval_every",
+        "sample_every": "samples.every",
+        "checkpoint_every": "training.checkpoint_every",
+    },
+    "ask": {
+        "prompt": "",
+        "adapter": "",
+        "system": "samples.system",
+        "temperature": "samples.temperature",
+        "top_p": "samples.top_p",
+        "max_new_tokens": "samples.max_new_tokens",
+    },
 }
 
 
 def send(path: Path, do: str, **values: Any) -> str:
-    """Appends a command and returns its id. Raises RunError for a value that the command does not have."""
-    unknown = set(values) - set(COMMANDS[do])
-    if unknown:
-        fact = f"{do} does not take {', '.join(sorted(unknown))}."
-        raise RunError([Problem("", fact, f"It takes {', '.join(COMMANDS[do]) or 'nothing'}.")])
-    command = {"id": uuid.uuid4().hex[:12], "do": do, "t": time.time(), **values}
+    """Appends a command and returns its id. Raises WorkbenchError for values that it does not have or that cannot be."""
+    known = COMMANDS[do]
+    if unknown := sorted(set(values) - set(known)):
+        fact = f"{do} does not take {', '.join(unknown)}."
+        raise RunError([Problem("", fact, f"It takes {', '.join(known) or 'nothing'}.")])
+    if do == "ask" and not str(values["prompt"]).strip():
+        raise RunError([Problem("", "The prompt is empty.", "Ask something.")])
+    checked = {name: _checked(known[name], value) for name, value in values.items()}
+    command = {"id": uuid.uuid4().hex[:12], "do": do, "t": time.time(), **checked}
     with path.open("ab") as file:
         file.write(json.dumps(command, ensure_ascii=False).encode() + b"\n")
     return command["id"]
+
+
+def _checked(field: str, value: Any) -> Any:
+    """The value as the recipe's field takes it: the bounds are written there, once."""
+    if not field:
+        return value
+    section, _, name = field.partition(".")
+    recipe = Recipe().replace(**{section: {name: value}})
+    return getattr(getattr(recipe, section), name)
 
 
 def clear(path: Path) -> None:

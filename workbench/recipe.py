@@ -495,7 +495,12 @@ def _problem(error: Any) -> Problem:
         owner = Recipe if len(place) == 1 else Recipe.model_fields[place[0]].annotation
         known = list(owner.model_fields)
         near = difflib.get_close_matches(place[-1], known, n=1)
-        cure = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known)}."
+        section = ".".join(place[:-1])
+        cure = (
+            f"Did you mean {'.'.join(filter(None, (section, near[0])))}?"
+            if near
+            else f"Known are: {', '.join(known)}."
+        )
         return Problem(name, f"{name} is not a setting.", cure)
     if error["type"] == "value_error":
         return Problem(name, str(error["ctx"]["error"]), "")
