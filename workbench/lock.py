@@ -12,13 +12,13 @@ from .problems import Problem, RunError
 
 
 def card_lock(index: int = 0) -> Path:
-    """The file that a worker holds locked while it uses a card: one for all users of the machine."""
-    return Path(tempfile.gettempdir()) / f"workbench-card-{index}.lock"
+    """The file that a worker holds locked while it uses a card: one for each user of the machine."""
+    return Path(tempfile.gettempdir()) / f"workbench-{os.getuid()}-card-{index}.lock"
 
 
 def hold(lock: Path, folder: Path) -> int | None:
     """Locks the file for the run and returns a file descriptor that holds it until this process ends; None if it is held."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -31,11 +31,13 @@ def hold(lock: Path, folder: Path) -> int | None:
 
 def check_free(lock: Path) -> None:
     """Raises RunError, naming the run, when a worker holds the lock."""
-    descriptor = hold(lock, Path())
-    if descriptor is not None:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        folder = Path(lock.read_text())
+        fact = f"The GPU is busy with run {folder.name!r}."
+        cure = f"Close it with Run.open({folder.name!r}, outputs={str(folder.parent)!r}).close(), or wait for its end."
+        raise RunError([Problem("", fact, cure)]) from None
+    finally:
         os.close(descriptor)
-        return
-    folder = Path(lock.read_text())
-    fact = f"The GPU is busy with run {folder.name!r}."
-    cure = f"Close it with Run.open({folder.name!r}, outputs={str(folder.parent)!r}).close(), or wait for its end."
-    raise RunError([Problem("", fact, cure)])

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from . import commands, lock, preflight, spawn
 from .events import History, State
 from .machine import choose_backend, look
 from .models import is_local
-from .problems import Problem, RunError
+from .problems import Problem, RecipeError, RunError
 from .recipe import Recipe
 
 POLL_SECONDS = 0.1
@@ -32,7 +33,6 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = folder.name
-        self.recipe = Recipe.load(folder / "recipe.yaml")
         self.history = History(folder / "events.jsonl")
         self._told_vanished = False
 
@@ -47,6 +47,16 @@ class Run:
         run = cls(folder)
         run.refresh()
         return run
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe as it was started. Raises RecipeError, naming the file, when this version cannot read it."""
+        file = self.folder / "recipe.yaml"
+        try:
+            return Recipe.load(file)
+        except RecipeError as error:
+            told = [Problem(p.where, f"In {file}: {p.fact}", p.cure) for p in error.problems]
+            raise RecipeError(told) from None
 
     def __repr__(self) -> str:
         return f"<Run {self.name}: {self.state}, step {self.history.step}>"
@@ -111,18 +121,27 @@ class Run:
         return self._send("ask", prompt=prompt, **how)
 
     async def answer(self, prompt: str, **how: Any) -> dict[str, Any]:
-        """Asks like `ask` and waits; returns the sample event, its `text` among it."""
+        """Asks like `ask` and waits; returns the sample event, its `text` among it.
+
+        A question that comes before the model is loaded waits for it. Raises RunError when it cannot be answered.
+        """
         sample = self.ask(prompt, **how)
         while True:
             self.refresh()
             for event in self.history.samples:
                 if event["sample"] == sample:
                     return event
+            for told in self.history.commands:
+                if told["id"] == sample and not told["taken"]:
+                    raise RunError([Problem("", told["text"], "Ask again.")])
             self._still_there()
             await asyncio.sleep(POLL_SECONDS)
 
-    def close(self, timeout: float = 30) -> None:
-        """Ends the worker, so that its memory is free; waits up to `timeout` seconds, then kills it."""
+    def close(self, timeout: float = 120) -> None:
+        """Ends the worker, so that its memory is free; a training is stopped and kept first.
+
+        Waits up to `timeout` seconds, then kills it.
+        """
         if self.alive:
             self._send("close")
             spawn.wait_or_kill(self.folder, timeout)
@@ -191,9 +210,11 @@ class Run:
             lock.check_free(lock.card_lock())
         # The log's last word is from the worker before this one: what counts from here on is what comes next.
         self.history.update()
-        self.history.state, self.history.text = "preparing", "Starting the worker."
+        self.history.state = "preparing"
+        self.history.text = (
+            "Starting the worker: its imports take 10 to 30 s, less when a spare is warm."
+        )
         self._told_vanished = False
-        commands.clear(self.folder / "commands.jsonl")
         spawn.start(self.folder, mode=mode, backend=backend, spare=spare)
         return self
 
@@ -220,14 +241,18 @@ class Run:
         return self.history.over
 
     def _ended_well(self) -> State:
-        if self.history.state == "failed":
+        spoilt = (
+            self._told_vanished and self.history.state == "stopped"
+        )  # killed, not asked to stop
+        if self.history.state == "failed" or spoilt:
             error = self.history.errors[-1]
             raise RunError([Problem("", error["text"], error["cure"])])
         return self.history.state
 
     def _vanished(self) -> bool:
         last_word = self._told_vanished or self.history.state in ("closed", "failed")
-        return not last_word and bool(self.history.phases) and not self.alive
+        started = (self.folder / "worker.json").exists() or not self.folder.exists()
+        return started and not last_word and not self.alive
 
     def _say_vanished(self) -> list[dict[str, Any]]:
         """What the log cannot say itself. These events are not written: the log is the worker's."""
@@ -241,6 +266,8 @@ class Run:
             return [phase]
         fact = f"The worker ended without a word while {history.state}, at step {history.step}."
         saved = history.checkpoints[-1]["step"] if history.checkpoints else None
+        if not self.folder.exists():
+            fact, saved = f"The folder of run {self.name} is gone.", None
         cure = (
             f"resume() goes on from step {saved}."
             if saved
@@ -278,9 +305,13 @@ def start(
     if problems:
         raise RunError(problems)
     choice = choose_backend(recipe.backend, machine)
-    folder.mkdir(parents=True)
-    _absolute(recipe).save(folder / "recipe.yaml")
-    (folder / "backend.json").write_text(json.dumps({"value": choice.value, "why": choice.why}))
+    try:
+        folder.mkdir(parents=True)
+        _absolute(recipe).save(folder / "recipe.yaml")
+        (folder / "backend.json").write_text(json.dumps({"value": choice.value, "why": choice.why}))
+    except OSError as error:
+        fact = f"The run's folder {folder} cannot be made: {error.strerror}."
+        raise RunError([Problem("", fact, "Give another outputs folder.")]) from None
     return Run(folder)._spawn("train", spare)
 
 

@@ -5,6 +5,7 @@ Knows processes and files. Knows nothing of what a worker does.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Literal
 
 import psutil
 
+from .commands import clear
 from .machine import choose_backend, look
 
 Mode = Literal["train", "resume", "reopen"]
@@ -66,13 +68,14 @@ class Spare:
         if self.alive:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        shutil.rmtree(self.staging, ignore_errors=True)
 
 
 def start(folder: Path, *, mode: Mode, backend: str, spare: Spare | None = None) -> None:
     """Starts a worker in a session of its own, so that interrupting a cell never reaches it."""
-    if spare is not None and spare.alive and spare.backend == backend:
-        pid = spare.assign(folder, mode)
-    else:
+    clear(folder / "commands.jsonl")
+    pid = _assigned(spare, folder, mode, backend)
+    if pid is None:
         with (folder / "worker.log").open("ab") as log:
             process = subprocess.Popen(
                 [*_WORKER, str(folder), "--mode", mode],
@@ -84,6 +87,16 @@ def start(folder: Path, *, mode: Mode, backend: str, spare: Spare | None = None)
             )
         pid = process.pid
     _write_worker(folder, pid)
+
+
+def _assigned(spare: Spare | None, folder: Path, mode: Mode, backend: str) -> int | None:
+    """The process id of the spare that took the run, None where there is none that can."""
+    if spare is None or not spare.alive or spare.backend != backend:
+        return None
+    try:
+        return spare.assign(folder, mode)
+    except OSError:  # it ended just now: the run starts cold
+        return None
 
 
 def is_alive(folder: Path) -> bool:
@@ -131,7 +144,9 @@ def _write_worker(folder: Path, pid: int) -> None:
         created = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         created = 0.0
-    (folder / "worker.json").write_text(json.dumps({"pid": pid, "created": created}))
+    partial = folder / "worker.json.partial"
+    partial.write_text(json.dumps({"pid": pid, "created": created}))
+    partial.replace(folder / "worker.json")
 
 
 def _environment() -> dict[str, str]:

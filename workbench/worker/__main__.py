@@ -6,6 +6,7 @@ A spare reads one line from its standard input, {"folder": …, "mode": …}, an
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -29,14 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
     folder, mode = args.folder, args.mode
     if args.spare:
         folder, mode = _wait_for_work(args.spare, args.staging)
-    return Session(folder).work(mode)
+    try:
+        return Session(folder).work(mode)
+    finally:
+        if args.staging:  # an empty folder by now, or one with a link into the run's
+            shutil.rmtree(args.staging, ignore_errors=True)
 
 
 def _wait_for_work(backend: str, staging: Path) -> tuple[Path, str]:
     module = backends.get(backend)
     module.prepare(staging)
     module.import_libraries()
-    print("warm", flush=True)
     line = sys.stdin.readline()
     if not line:  # the kernel that kept the spare is gone
         sys.exit(0)
