@@ -11,14 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import workbench as wb
-from workbench.problems import RunError
+from workbench.problems import RecipeError, RunError, WorkbenchError
 from workbench.recipe import Recipe
 from workbench.run import Run
 
+TINY = Path(__file__).parents[1] / "data" / "tiny"
 LONG = {
     "steps": 5000,
     "eval_every": 0,
@@ -161,9 +163,26 @@ def test_the_same_question_greedily_gives_the_same_answer_and_the_base_is_anothe
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_loses_nothing(trained: Run):
-    answer = asyncio.run(trained.answer("Ada " * 500))
-    assert answer["text"] == ""
-    assert "it must fit in 128" in trained.history.warnings[-1]["text"]
+    with pytest.raises(RunError, match="it must fit in 128"):
+        asyncio.run(trained.answer("Ada " * 500))
+    assert trained.state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (
+            {"max_new_tokens": "many"},
+            "samples.max_new_tokens is 'many'; it must be a whole number.",
+        ),
+        ({"top_p": 5}, "samples.top_p is 5; it must be at most 1."),
+        ({"rank": 5}, "ask does not take rank."),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_refused_before_it_is_sent(trained: Run, how, says):
+    with pytest.raises(WorkbenchError) as caught:
+        trained.ask("Ada here.", **how)
+    assert says in str(caught.value)
     assert trained.state == "ready"
 
 
@@ -225,11 +244,12 @@ def test_pause_change_checkpoint_and_stop(start, long: Recipe):
     answer = asyncio.run(run.answer("Ada here.", max_new_tokens=3))
     assert answer["tokens"] <= 3
     run.change(learning_rate=5e-4)
-    bad = run.change(learning_rate=7)
-    until(run, lambda run: any(c["id"] == bad for c in run.history.commands))
-    assert (
-        run.history.commands[-1]["text"] == "learning_rate is 7; it must be above 0 and at most 1."
-    )
+    with pytest.raises(WorkbenchError, match=r"training\.learning_rate is 7; it must be at most 1"):
+        run.change(learning_rate=7)
+    early = run.change(steps=1)
+    until(run, lambda run: any(c["id"] == early for c in run.history.commands))
+    told = run.history.commands[-1]["text"]
+    assert told.startswith(f"steps is 1; it must be from {held} to 5000")
     assert run.history.step == held
     run.checkpoint()
     run.unpause()
@@ -266,6 +286,42 @@ def test_interrupting_the_wait_stops_and_keeps(start, long: Recipe):
 
     assert asyncio.run(interrupted()) == "stopped"
     assert run.adapter_path.is_dir()
+
+
+def test_close_while_training_stops_keeps_and_ends_the_worker(start, long: Recipe):
+    run = start(long)
+    asked_early = run.ask("Ada here.", max_new_tokens=2)  # waits for the model
+    until(run, lambda run: run.history.step >= 2)
+    assert asked_early in [sample["sample"] for sample in run.history.samples]
+    run.close()
+    assert (run.state, run.alive) == ("closed", False)
+    assert (run.adapter_path / "adapter_model.safetensors").is_file()
+
+
+def test_stop_is_obeyed_while_the_base_model_is_scored(start, long: Recipe):
+    run = start(long.replace(samples={"score_rows": 320, "max_new_tokens": 100}))
+    until(run, lambda run: "of 320 held-out rows" in run.history.text)
+    run.stop()
+    began = time.monotonic()
+    assert run.wait(60) == "closed"
+    assert time.monotonic() - began < 30  # all of it takes longer
+    assert run.history.scores == []
+
+
+def test_rows_without_room_for_an_answer_are_named_and_not_asked(start, long: Recipe, tmp_path):
+    row = json.loads((TINY / "heldout.jsonl").read_text().splitlines()[0])
+    row["messages"][1]["content"] *= 20
+    heldout = tmp_path / "heldout.jsonl"
+    good = (TINY / "heldout.jsonl").read_text().splitlines()[:3]
+    heldout.write_text("\n".join([*good, json.dumps(row)]))
+    quick = {"steps": 1, "eval_every": 0}
+    scored = QUIET | {"score_rows": 4}
+    run = start(long.replace(data={"heldout": str(heldout)}, training=quick, samples=scored))
+    assert run.wait(120) == "ready"
+    told = [warning["text"] for warning in run.history.warnings]
+    assert any(text.startswith("Not asked") and "row 4" in text for text in told)
+    assert run.history.scores[-1]["rows"] == 3
+    run.close()
 
 
 def test_cancel_keeps_nothing(start, long: Recipe):
@@ -360,6 +416,34 @@ def test_after_a_kill_resume_gives_the_losses_of_the_uninterrupted_run(
     assert run.history.evals[-1]["loss"] == pytest.approx(
         trained.history.evals[-1]["loss"], abs=1e-5
     )
+
+
+def test_a_worker_that_dies_before_its_first_word(start, long: Recipe):
+    run = start(long)
+    os.kill(json.loads((run.folder / "worker.json").read_text())["pid"], signal.SIGKILL)
+    with pytest.raises(RunError, match="The worker ended without a word while preparing"):
+        run.wait(30)
+
+
+def test_a_folder_that_is_removed_under_the_run(start, long: Recipe, tmp_path):
+    run = start(long, outputs=tmp_path / "outputs")
+    pid = json.loads((run.folder / "worker.json").read_text())["pid"]
+    shutil.rmtree(run.folder)
+    try:
+        with pytest.raises(RunError, match="is gone"):
+            run.wait(30)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_recipe_that_cannot_be_read_hides_no_other_run(trained: Run, outputs):
+    odd = outputs / "odd"
+    odd.mkdir()
+    (odd / "recipe.yaml").write_text("lora: {rank: 0}\n")
+    assert {"odd", "trained"} <= {run.name for run in wb.runs(outputs)}
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: lora\.rank is 0"):
+        print(Run.open("odd", outputs).recipe)
+    shutil.rmtree(odd)
 
 
 def test_a_worker_that_dies_while_loading(start, long: Recipe):

@@ -13,7 +13,7 @@ from ..data.encode import prompt_ids
 from ..problems import Problem, RunError
 
 STREAM_SECONDS = 0.05  # how often a growing answer is passed on
-BATCH = 64  # prompts answered at once when scoring
+BATCH = 32  # prompts answered at once when scoring
 
 
 class Decoding(NamedTuple):
@@ -65,19 +65,35 @@ class Answerer:
         return self._answer(new, time.monotonic() - started)
 
     def answer_all(
-        self, conversations: list[list[dict[str, str]]], decoding: Decoding, *, adapter: bool
-    ) -> list[Answer]:
-        """Answers all conversations, in batches; each answer's seconds are its share of its batch's."""
+        self,
+        conversations: list[list[dict[str, str]]],
+        decoding: Decoding,
+        *,
+        adapter: bool,
+        interrupted: Callable[[], bool],
+        passing: Callable[[int], None],
+    ) -> list[Answer] | None:
+        """Answers all conversations in batches, None when `interrupted`; `passing` is told how many are done.
+
+        Each answer's seconds are its share of its batch's.
+        """
+        from transformers import StoppingCriteriaList
+
+        halt = StoppingCriteriaList([lambda *_, **__: interrupted()])
         answers: list[Answer] = []
         with self._ready(adapter):
             for first in range(0, len(conversations), BATCH):
                 batch = conversations[first : first + BATCH]
                 started = time.monotonic()
                 ids = self._prompts(batch)
-                output = self.model.generate(**ids, **self._options(decoding, ids))
+                options = self._options(decoding, ids)
+                output = self.model.generate(**ids, **options, stopping_criteria=halt)
+                if interrupted():
+                    return None
                 seconds = (time.monotonic() - started) / len(batch)
                 new = output[:, ids["input_ids"].shape[1] :]
                 answers += [self._answer(row, seconds) for row in new]
+                passing(len(answers))
         return answers
 
     def _prompts(self, conversations: list[list[dict[str, str]]]) -> dict[str, Any]:

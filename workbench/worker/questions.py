@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..data.encode import prompt_ids
 from ..data.rows import Row
 from ..events import EventLog
-from ..problems import WorkbenchError
+from ..problems import Problem, RunError
 from ..recipe import Recipe
 from .answering import Answer, Answerer, Decoding
 
@@ -27,8 +28,9 @@ class Questions:
         *,
         heldout: list[Row],
         train: list[Row],
+        interrupted: Callable[[], bool],
     ) -> None:
-        self._log, self._answerer = log, answerer
+        self._log, self._answerer, self._interrupted = log, answerer, interrupted
         self._settings = recipe.samples
         self._heldout = [_asked(row) for row in heldout]
         self._prompts = [
@@ -43,20 +45,39 @@ class Questions:
         settings = self._settings
         decoding = Decoding(settings.max_new_tokens, settings.temperature, settings.top_p)
         conversations = [messages for messages, _ in self._prompts]
-        answers = self._answerer.answer_all(conversations, decoding, adapter=adapter)
+        answers = self._answerer.answer_all(
+            conversations,
+            decoding,
+            adapter=adapter,
+            interrupted=self._interrupted,
+            passing=lambda _: None,
+        )
+        if answers is None:
+            return
         for number, ((messages, expected), answer) in enumerate(
             zip(self._prompts, answers, strict=True)
         ):
             self._write(f"step-{step}-{number}", step, messages, expected, answer, adapter)
 
-    def score(self, step: int, *, adapter: bool) -> None:
-        """Answers held-out rows greedily and writes how many come out letter by letter as expected."""
+    def score(self, step: int, *, adapter: bool, passing: Callable[[int, int], None]) -> None:
+        """Answers held-out rows greedily and writes how many come out letter by letter as expected.
+
+        `passing` is told how many of how many are done. Writes nothing when an end of the run is asked for meanwhile.
+        """
         asked = self._heldout[: self._settings.score_rows]
         if not asked:
             return
         started = time.monotonic()
         greedy = Decoding(self._settings.max_new_tokens)
-        answers = self._answerer.answer_all([m for m, _ in asked], greedy, adapter=adapter)
+        answers = self._answerer.answer_all(
+            [messages for messages, _ in asked],
+            greedy,
+            adapter=adapter,
+            interrupted=self._interrupted,
+            passing=lambda done: passing(done, len(asked)),
+        )
+        if answers is None:
+            return
         correct = sum(
             answer.text.strip() == expected.strip()
             for answer, (_, expected) in zip(answers, asked, strict=True)
@@ -70,27 +91,25 @@ class Questions:
             seconds=time.monotonic() - started,
         )
 
-    def ask(self, command: dict[str, Any], step: int, interrupted: Callable[[], bool]) -> None:
-        """Answers a user's prompt token by token; the command's id is the sample's."""
+    def ask(self, command: dict[str, Any], step: int) -> None:
+        """Answers a user's prompt token by token; the command's id is the sample's.
+
+        Raises RunError when the prompt leaves no room for an answer.
+        """
         messages = _conversation(command.get("system"), command["prompt"])
         decoding = Decoding(
-            int(command.get("max_new_tokens", self._settings.max_new_tokens)),
-            float(command.get("temperature", 0.0)),
-            float(command.get("top_p", 1.0)),
+            command.get("max_new_tokens", self._settings.max_new_tokens),
+            command.get("temperature", 0.0),
+            command.get("top_p", 1.0),
         )
         adapter = bool(command.get("adapter", True))
-        try:
-            answer = self._answerer.stream(
-                messages,
-                decoding,
-                adapter=adapter,
-                passing=lambda text: self._log.write("token", sample=command["id"], text=text),
-                interrupted=interrupted,
-            )
-        except WorkbenchError as error:
-            problem = error.problems[0]
-            self._log.write("warning", text=problem.fact, cure=problem.cure)
-            answer = Answer("", ended=False, tokens=0, seconds=0.0)
+        answer = self._answerer.stream(
+            messages,
+            decoding,
+            adapter=adapter,
+            passing=lambda text: self._log.write("token", sample=command["id"], text=text),
+            interrupted=self._interrupted,
+        )
         self._write(command["id"], step, messages, None, answer, adapter)
 
     def _write(
@@ -116,6 +135,26 @@ class Questions:
             tokens=answer.tokens,
             seconds=answer.seconds,
         )
+
+
+def with_room(rows: list[Row], tokenizer: Any, max_length: int) -> tuple[list[Row], list[int]]:
+    """The rows whose question leaves room for an answer within `max_length` tokens, and the numbers of the others."""
+    fits = [len(prompt_ids(row.prompt, tokenizer)) < max_length for row in rows]
+    kept = [row for row, fit in zip(rows, fits, strict=True) if fit]
+    return kept, [row.number for row, fit in zip(rows, fits, strict=True) if not fit]
+
+
+def check_prompts(recipe: Recipe, tokenizer: Any) -> None:
+    """Raises RunError for all of the recipe's prompts that leave no room for an answer."""
+    limit, problems = recipe.model.max_length, []
+    for number, prompt in enumerate(recipe.samples.prompts, 1):
+        tokens = len(prompt_ids(_conversation(recipe.samples.system, prompt), tokenizer))
+        if tokens >= limit:
+            fact = f"Prompt {number} of samples.prompts has {tokens:,} tokens; with its answer it must fit in {limit:,}."
+            cure = "Shorten it, or raise model.max_length."
+            problems.append(Problem("samples.prompts", fact, cure))
+    if problems:
+        raise RunError(problems)
 
 
 def _conversation(system: str | None, prompt: str) -> list[dict[str, str]]:

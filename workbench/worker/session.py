@@ -14,17 +14,18 @@ from typing import Any, Literal
 from .. import lock
 from ..commands import CommandReader
 from ..data.encode import Encoded, encode
-from ..data.rows import read_rows
+from ..data.rows import Row, named, read_rows
 from ..events import EventLog, State
 from ..recipe import Recipe
 from . import backends, device, precision, sft_settings, training
 from .answering import Answerer
 from .failures import explain
-from .questions import Questions
+from .questions import FROM_ROWS, Questions, check_prompts, with_room
 
 Mode = Literal["train", "resume", "reopen"]
 IDLE_SECONDS = 30 * 60  # without a command, after training: then the memory is given back
 POLL_SECONDS = 0.05
+ENDS = ("stop", "cancel", "close")
 
 
 class Ended(Exception):
@@ -40,12 +41,12 @@ class Session:
         self.commands = CommandReader(folder / "commands.jsonl")
         self.state: State = "preparing"
         self.step = 0
-        self.stopping = self.cancelled = False
+        self.stopping = self.cancelled = self.closing = False
         self._unread: list[dict[str, Any]] = []
 
     def work(self, mode: Mode) -> int:
         """Does all of it; returns the exit code: 0, or 1 after a failure that the log explains."""
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        signal.signal(signal.SIGTERM, lambda *_: self._end())
         try:
             self._prepare()
             self._load(mode)
@@ -101,15 +102,16 @@ class Session:
         train, heldout = ([], []) if mode == "reopen" else self._encode_rows()
         self._listen_while("loading", f"Loading {recipe.model.name}.")
         self.model, self.tokenizer, source = self.backend.load(recipe, self.precision)
-        transformers.set_seed(
-            recipe.training.seed
-        )  # the adapter's start depends on nothing before it
+        # The adapter's start depends on the seed alone, not on what was drawn before it.
+        transformers.set_seed(recipe.training.seed)
         if mode == "reopen":
             self.model = self.backend.attach_saved(self.model, self.folder / "adapter")
         else:
             self.model = self.backend.attach(self.model, recipe)
         answerer = Answerer(self.backend, self.model, self.tokenizer, recipe.model.max_length)
-        self.questions = Questions(self.log, recipe, answerer, heldout=heldout, train=train)
+        self.questions = Questions(
+            self.log, recipe, answerer, heldout=heldout, train=train, interrupted=self._interrupted
+        )
         counts = training.parameter_counts(self.model)
         self.log.write("model", name=recipe.model.name, source=source, **counts)
         self._read_memory()
@@ -119,6 +121,7 @@ class Session:
         self._listen_while("preparing", "Rendering the chat template and masking the rows.")
         tokenizer = self.backend.load_tokenizer(self.recipe)
         data = self.recipe.data
+        check_prompts(self.recipe, tokenizer)
         train = read_rows(data.train)
         self.train = self._encode(train, tokenizer)
         heldout = read_rows(data.heldout) if data.heldout else []
@@ -131,7 +134,15 @@ class Session:
             trained_tokens=self.train.trained_tokens,
             cut_rows=self.train.cut_rows,
         )
-        return train, heldout
+        return self._askable(train[:FROM_ROWS], tokenizer), self._askable(heldout, tokenizer)
+
+    def _askable(self, rows: list[Row], tokenizer: Any) -> list[Row]:
+        limit = self.recipe.model.max_length
+        rows, others = with_room(rows, tokenizer, limit)
+        if others:
+            text = f"Not asked, since their questions fill {limit:,} tokens and leave no room for an answer: {named(others)}."
+            self.log.write("warning", text=text, cure="Raise model.max_length.")
+        return rows
 
     def _encode(self, rows: list[Any], tokenizer: Any) -> Encoded:
         length, loss_on = self.recipe.model.max_length, self.recipe.data.loss_on
@@ -146,9 +157,8 @@ class Session:
         trainer = self._trainer()
         checkpoint = training.last_checkpoint(self.folder / "checkpoints") if resume else None
         if checkpoint is None:
-            self._listen_while("training", "Asking the base model, before any training.")
-            self.questions.sample(0, adapter=False)
-            self.questions.score(0, adapter=False)
+            self._listen_while("training", "Asking the base model.")
+            self._measure("Asking the base model", 0, adapter=False)
         self._listen_while(
             "training", f"Going on from {checkpoint.name}." if checkpoint else "Training."
         )
@@ -193,11 +203,22 @@ class Session:
         _write_json(self.folder / "sft_config.json", trainer.args.to_dict())
         return trainer
 
+    def _measure(self, words: str, step: int, *, adapter: bool) -> None:
+        """Takes the samples and the score; cut short when an end of the run is asked for."""
+
+        def passing(done: int, of: int) -> None:
+            self._phase("training", f"{words}: {done} of {of} held-out rows.")
+
+        self._phase("training", f"{words}.")
+        self.questions.sample(step, adapter=adapter)
+        self.questions.score(step, adapter=adapter, passing=passing)
+
     def _keep_or_discard(self, step: int, of: int) -> None:
+        adapter = self.folder / "adapter"
         if self.cancelled:
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-            raise Ended(f"Cancelled at step {step}; nothing was kept.")
-        adapter = self.folder / "adapter"
+            kept = "the adapter from before it was resumed" if adapter.exists() else "nothing"
+            raise Ended(f"Cancelled at step {step}; {kept} was kept.")
         partial = self.folder / "adapter.partial"
         self.backend.save(self.model, self.tokenizer, partial)
         training.replace_folder(partial, adapter)
@@ -205,9 +226,7 @@ class Session:
         if self.stopping:
             self._phase("stopped", f"Stopped at step {step} of {of}; the adapter is kept.")
             return
-        self._phase("training", "Asking the tuned model.")
-        self.questions.sample(step, adapter=True)
-        self.questions.score(step, adapter=True)
+        self._measure("Asking the tuned model", step, adapter=True)
         self._phase("ready", f"Trained {step} steps; the adapter is saved.")
 
     # Commands
@@ -218,14 +237,14 @@ class Session:
             self._phase("ready", "The adapter is loaded.")
         self.stopping = False
         last = time.monotonic()
-        while not self.stopping:  # SIGTERM sets it
+        while not self.closing:
             for command in self._new_commands():
                 last = time.monotonic()
                 self._obey(command, None)
             if time.monotonic() - last > IDLE_SECONDS:
                 raise Ended(f"Closed after {IDLE_SECONDS // 60} minutes without a question.")
             time.sleep(POLL_SECONDS)
-        raise Ended("Closed by a signal; the adapter is kept.")
+        raise Ended("Closed; the adapter is kept.")
 
     def _listen(self, callback: Any) -> None:
         """Between two steps: obeys what was asked; blocks while paused."""
@@ -241,10 +260,15 @@ class Session:
         callback.stopping = self.stopping
 
     def _listen_while(self, state: State, text: str) -> None:
-        """Before training there is nothing to keep yet: stop and cancel end the run here."""
+        """Before the first step: an end of the run is obeyed here, everything else waits for the first step."""
         self._phase(state, text)
+        if self.closing:
+            raise Ended(self._nothing_new())
         for command in self._new_commands():
-            self._obey(command, None)
+            if command["do"] in ENDS:
+                self._obey(command, None)
+            else:
+                self._unread.append(command)
 
     def _obey_all(self, callback: Any, *, paused: bool = False) -> bool:
         for command in self._new_commands():
@@ -259,40 +283,52 @@ class Session:
     def _interrupted(self) -> bool:
         """Whether a long answer should be cut short, because an end of the run is asked for."""
         self._unread += self.commands.new()
-        return self.stopping or any(c["do"] in ("stop", "cancel", "close") for c in self._unread)
+        return self.stopping or any(command["do"] in ENDS for command in self._unread)
 
     def _obey(self, command: dict[str, Any], callback: Any) -> None:
-        """Does what the command says, or tells why not; `callback` is there only while training."""
-        do, training_now = command["do"], callback is not None
-        refusal = ""
-        if do == "ask" and hasattr(self, "questions"):
+        """Does what the command says, or tells why not; `callback` is there only while training.
+
+        A command that cannot be obeyed never ends the run: hours of training may hang on it.
+        """
+        try:
+            refusal = self._done(command, callback)
+        except Ended:
             self._acknowledge(command, "")
-            self.questions.ask(command, self.step, self._interrupted)
-            return
-        if do in ("stop", "cancel") and self.state in (
-            "preparing",
-            "loading",
-            "training",
-            "paused",
-        ):
-            self.stopping, self.cancelled = True, do == "cancel"
-            if not training_now:
-                self._acknowledge(command, "")
-                raise Ended(
-                    f"Ended while {self.state}, before the first step; there was nothing to keep."
-                )
-        elif do == "close":
-            self.stopping = True
-            if not training_now:
-                self._acknowledge(command, "")
-                raise Ended("Closed on request.")
-        elif not training_now:
-            refusal = f"{do} needs a run that trains; this one is {self.state}."
+            raise
+        except Exception as error:
+            traceback.print_exception(error)
+            problem = explain(error, phase=self.state, disk_free=self._disk_free())
+            refusal = problem.fact
+        self._acknowledge(command, refusal)
+
+    def _done(self, command: dict[str, Any], callback: Any) -> str:
+        """Obeys the command and returns what stands against it, or an empty text."""
+        do = command["do"]
+        unfinished = self.state in ("preparing", "loading", "training", "paused")
+        if do == "ask":
+            self.questions.ask(command, self.step)
+        elif do == "close" or (do in ENDS and unfinished):
+            self.cancelled = do == "cancel"
+            self._end(close=do == "close")
+            if callback is None:
+                raise Ended(self._nothing_new() if unfinished else "Closed on request.")
+        elif callback is None:
+            return f"{do} needs a run that trains; this one is {self.state}."
         elif do == "checkpoint":
             callback.checkpoint_now = True
         elif do == "change":
-            refusal = training.change(callback, self.cadence, command)
-        self._acknowledge(command, refusal)
+            return training.change(callback, self.cadence, command)
+        return ""
+
+    def _end(self, *, close: bool = True) -> None:
+        self.stopping = True
+        self.closing = self.closing or close
+
+    def _nothing_new(self) -> str:
+        """What is left of a run that ends before a first step."""
+        checkpoint = training.last_checkpoint(self.folder / "checkpoints")
+        kept = f"{checkpoint.name} is still there" if checkpoint else "there was nothing to keep"
+        return f"Ended while {self.state}, before the first step; {kept}."
 
     def _acknowledge(self, command: dict[str, Any], refusal: str) -> None:
         self.log.write(
@@ -308,8 +344,12 @@ class Session:
     def _read_memory(self) -> None:
         self.log.write("memory", step=self.step, **device.memory())
 
+    def _disk_free(self) -> int:
+        """Bytes free where the run writes; its folder may have been removed under it."""
+        return shutil.disk_usage(self.folder if self.folder.exists() else "/").free
+
     def _fail(self, error: Exception) -> None:
-        disk_free = shutil.disk_usage(self.folder).free
+        disk_free = self._disk_free()
         self.log.give_up_reserve()
         traceback.print_exception(error)
         problem = explain(error, phase=self.state, disk_free=disk_free)
