@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from workbench import terminal
 from workbench.cli import changed, main
+from workbench.events import EventLog
 from workbench.problems import RecipeError
 from workbench.recipe import Recipe
 from workbench.run import Run
-from workbench.terminal import line, printable
+from workbench.terminal import as_commands, in_json, line, printable
 
 TINY = Path(__file__).parents[1] / "data" / "tiny" / "recipe.yaml"
 WORKBENCH = [sys.executable, "-m", "workbench"]
@@ -81,10 +83,40 @@ def test_settings_are_read_as_yaml(tiny: Recipe):
     assert recipe.backend == "peft" and recipe.model.revision is None
 
 
-def test_a_setting_without_a_value(tiny: Recipe):
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("lora.rank", "--set lora.rank has no value. Write it as --set lora.rank=8."),
+        ("lora.rank=", "--set lora.rank= has no value. Write it as --set lora.rank=8."),
+        ("lora.rank=[1", "--set lora.rank=[1 is not valid YAML. Write it as --set lora.rank=8."),
+        ("=8", "--set =8 names no setting. Write it as --set lora.rank=8."),
+        ("rank=8", "rank is not a setting. Did you mean lora.rank?"),
+        ("lora.rank.x=8", "lora.rank.x is not a setting. Did you mean lora.rank?"),
+        ("a.b.c=1", "a.b.c is not a setting. Write it as --set lora.rank=8."),
+        ("backend.x=1", "backend.x is not a setting. Did you mean backend?"),
+    ],
+)
+def test_a_setting_that_cannot_be_read(tiny: Recipe, given: str, told: str):
     with pytest.raises(RecipeError) as caught:
-        changed(tiny, ["lora.rank"])
-    assert str(caught.value) == "--set lora.rank has no value. Write it as lora.rank=8."
+        changed(tiny, [given])
+    assert str(caught.value) == told
+
+
+def test_a_whole_group_is_set_by_a_table_only(tiny: Recipe):
+    lora = changed(tiny, ["lora={rank: 4}", "lora.alpha=3"]).lora
+    assert (lora.rank, lora.alpha) == (4, 3)
+    with pytest.raises(RecipeError, match="lora is a group of settings. Set one of them."):
+        changed(tiny, ["lora=8", "lora.rank=8"])
+
+
+def test_all_settings_that_are_wrong_are_told_at_once(tiny: Recipe):
+    with pytest.raises(RecipeError) as caught:
+        changed(tiny, ["rank=8", "lora.rank=0", "lora.alpha=[1"])
+    assert {problem.where for problem in caught.value.problems} == {
+        "rank",
+        "lora.rank",
+        "lora.alpha",
+    }
 
 
 # Errors: one sentence a problem on standard error, nothing on standard output
@@ -96,7 +128,7 @@ def test_all_problems_of_a_recipe_and_exit_code_2(tmp_path: Path):
     assert out.returncode == 2 and out.stdout == ""
     assert out.stderr.splitlines() == [
         "lora.rank is 0; it must be at least 1. 8 or 16 is a good start.",
-        "lora.rnak is not a setting. Did you mean rank?",
+        "lora.rnak is not a setting. Did you mean lora.rank?",
         "training.learning_rate is 'much'; it must be a number. 1e-4 to 3e-4 is usual for LoRA.",
     ]
     assert list(tmp_path.iterdir()) == []
@@ -120,6 +152,91 @@ def test_a_run_that_is_not_there(command: str, tmp_path: Path, capsys):
     assert main([command, "nobody", "--outputs", str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert told.out == "" and told.err.startswith("There is no run 'nobody' in ")
+
+
+def test_what_the_system_refuses_is_one_sentence(untrained: Run, capsys):
+    untrained.history.path.mkdir()
+    arguments = ["watch", untrained.name, "--outputs", str(untrained.folder.parent)]
+    assert main(arguments) == 1
+    told = capsys.readouterr()
+    assert told.err == f"{untrained.history.path} cannot be used: Is a directory.\n"
+
+
+@pytest.mark.parametrize(
+    ("python", "command"),
+    [
+        (
+            "Choose another name, or open it with Run.open().",
+            "Choose another --name, or see it with workbench watch lamp.",
+        ),
+        ("Ask it with reopen(), or start.", 'Ask it with workbench sample lamp "…", or start.'),
+        ("resume() goes on from step 3.", "workbench resume lamp goes on from step 3."),
+        ("Close it with close() first.", "Close it with workbench stop lamp first."),
+        (
+            "Close it with Run.open('a', outputs='/b').close(), or wait.",
+            "Close it with workbench stop 'a' --outputs '/b', or wait.",
+        ),
+    ],
+)
+def test_errors_name_commands_instead_of_python(python: str, command: str):
+    assert as_commands(python, "lamp") == command
+
+
+def test_a_name_that_is_taken_and_what_to_type(untrained: Run, capsys):
+    arguments = ["--outputs", str(untrained.folder.parent)]
+    assert main(["train", str(TINY), "--name", untrained.name, *arguments]) == 2
+    assert f"workbench watch {untrained.name} --outputs" in capsys.readouterr().err
+
+
+def test_json_for_every_program():
+    told = in_json({"loss": float("nan"), "all": [1.5, float("-inf")], "step": 3})
+    assert told == '{"loss": null, "all": [1.5, null], "step": 3}'
+
+
+# One question among others
+
+
+@pytest.fixture
+def untrained(tiny: Recipe, tmp_path: Path) -> Run:
+    """A run's folder with its recipe, and nothing that a worker wrote."""
+    folder = tmp_path / "outputs" / "lamp"
+    folder.mkdir(parents=True)
+    tiny.save(folder / "recipe.yaml")
+    return Run(folder)
+
+
+def test_only_the_answer_to_this_question_is_shown(untrained: Run, monkeypatch, capsys):
+    log = EventLog(untrained.history.path)
+    log.write("token", sample="another", text="a long answer to another question")
+    log.write("token", sample="this", text="Yes")
+    answer = {"step": 1, "prompt": "?", "system": None, "expected": None, "adapter": True}
+    answer |= {"text": "Yes.", "ended": True, "tokens": 2, "seconds": 1}
+    monkeypatch.setattr(Run, "alive", True)
+    monkeypatch.setattr(Run, "ask", lambda run, prompt, **how: "this")
+    monkeypatch.setattr(time, "sleep", lambda s: log.write("sample", sample="this", **answer))
+    assert main(["sample", "lamp", "?", "--outputs", str(untrained.folder.parent)]) == 0
+    assert capsys.readouterr().out == "Yes.\n"
+
+
+def test_a_question_that_is_refused(untrained: Run, monkeypatch, capsys):
+    log = EventLog(untrained.history.path)
+    log.write("command", id="this", do="ask", taken=False, text="The prompt is too long.")
+    monkeypatch.setattr(Run, "alive", True)
+    monkeypatch.setattr(Run, "ask", lambda run, prompt, **how: "this")
+    assert main(["sample", "lamp", "?", "--outputs", str(untrained.folder.parent)]) == 1
+    assert capsys.readouterr().err == "The prompt is too long.\n"
+
+
+def test_ctrl_c_while_the_model_loads_ends_its_worker(untrained: Run, monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    closed = []
+    monkeypatch.setattr(Run, "reopen", lambda run: run)
+    monkeypatch.setattr(Run, "close", lambda run: closed.append(run.name))
+    monkeypatch.setattr(terminal, "follow", interrupted)
+    assert main(["sample", "lamp", "?", "--outputs", str(untrained.folder.parent)]) == 130
+    assert closed == ["lamp"]
 
 
 def test_no_runs_yet(tmp_path: Path, capsys):

@@ -5,10 +5,11 @@ adapter kept. Knows nothing of how a run works; it only starts, reads and comman
 """
 
 import argparse
-import asyncio
-import json
+import difflib
 import os
+import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -20,12 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from . import machine, terminal
-from .problems import Problem, RecipeError, WorkbenchError
-from .recipe import Recipe
+from .problems import Problem, RecipeError, RunError, WorkbenchError
+from .recipe import Recipe, Section, field
 from .run import Run, runs, start
 from .summary import exact_match, in_words
 
 say = partial(print, flush=True)
+OUTPUTS = Path("outputs")
+SET_LIKE_THIS = "Write it as --set lora.rank=8."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,12 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return args.do(args)
     except WorkbenchError as error:
-        print(error, file=sys.stderr)
+        _tell(error, args)
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head` has read enough; Python would complain at its end once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a full disk, a file where a folder should be, no permission
+        what = f"{error.filename} cannot be used: " if error.filename else ""
+        print(f"{what}{error.strerror or error}.", file=sys.stderr)
         return 1
 
 
@@ -49,7 +56,7 @@ def doctor(args: argparse.Namespace) -> int:
     findings = machine.report(here)
     if args.json:
         found = [{"level": level, "fact": fact, "cure": cure} for level, fact, cure in findings]
-        say(json.dumps({"machine": asdict(here), "findings": found}, indent=2, default=str))
+        say(terminal.in_json({"machine": asdict(here), "findings": found}, indent=2, default=str))
     else:
         for level, fact, cure in findings:
             say(f"{level:5} {fact} {cure}".rstrip())
@@ -62,8 +69,9 @@ def train(args: argparse.Namespace) -> int:
         recipe = changed(Recipe.load(args.recipe), args.set)
         run = start(recipe, name=args.name, outputs=args.outputs)
     except WorkbenchError as error:
-        print(error, file=sys.stderr)
+        _tell(error, args)
         return 2
+    args.run = run.name  # for what is told of it later
     return _train_on(run, args)
 
 
@@ -85,20 +93,24 @@ def watch(args: argparse.Namespace) -> int:
 def sample(args: argparse.Namespace) -> int:
     """Asks a run's model; loads it first if its worker has ended."""
     run = Run.open(args.run, args.outputs)
-    reopened = not run.alive
-    if reopened:
-        terminal.follow(run.reopen(), lambda events, history: None)
     system = run.recipe.samples.system if args.system is None else args.system
     how = {"system": system or None, "adapter": not args.base, "temperature": args.temperature}
     how |= {"top_p": args.top_p, "max_new_tokens": args.max_new_tokens}
     given = {name: value for name, value in how.items() if value is not None}
+    reopened = not run.alive
     try:
-        answer = asyncio.run(_answer(run, args.prompt, given, stream=not args.json))
+        if reopened:
+            terminal.follow(run.reopen(), lambda events, history: None)
+        answer = _answer(run, args.prompt, given, stream=not args.json)
+    except KeyboardInterrupt:
+        if reopened:
+            print("Ending the worker that was started for this question.", file=sys.stderr)
+        raise
     finally:
         if reopened:
             run.close()
     if args.json:
-        say(json.dumps(answer, ensure_ascii=False))
+        say(terminal.in_json(answer, ensure_ascii=False))
     return 0
 
 
@@ -120,7 +132,7 @@ def list_runs(args: argparse.Namespace) -> int:
     """All runs, newest first."""
     rows = [_row(run) for run in runs(args.outputs)]
     if args.json:
-        say(json.dumps(rows, indent=2))
+        say(terminal.in_json(rows, indent=2))
         return 0
     table = Table("run", "state", "step", "loss", "held out", "exact match", "model", box=None)
     for row in rows:
@@ -132,17 +144,85 @@ def list_runs(args: argparse.Namespace) -> int:
 
 
 def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """The recipe with settings such as `lora.rank=8` changed, their values read as YAML. Raises RecipeError."""
+    """The recipe with settings such as `lora.rank=8` changed, their values read as YAML.
+
+    Raises RecipeError with all problems of all settings.
+    """
     changes: dict[str, Any] = {}
+    problems: list[Problem] = []
     for setting in settings:
-        name, given, value = setting.partition("=")
-        if not given:
-            fact = f"--set {setting} has no value."
-            raise RecipeError([Problem(name, fact, "Write it as lora.rank=8.")])
+        try:
+            name, value = _setting(setting)
+        except RecipeError as error:
+            problems += error.problems
+            continue
         section, _, key = name.rpartition(".")
-        inside = changes.setdefault(section, {}) if section else changes
-        inside[key] = yaml.safe_load(value)
-    return recipe.replace(**changes)
+        if section:
+            changes.setdefault(section, {})[key] = value
+        elif isinstance(value, dict):
+            changes.setdefault(name, {}).update(value)
+        else:
+            changes[name] = value
+    try:
+        recipe = recipe.replace(**changes)
+    except RecipeError as error:
+        problems += error.problems
+    if problems:
+        raise RecipeError(problems)
+    return recipe
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """The dotted name and the value of `lora.rank=8`; a group's name comes with a table. Raises RecipeError."""
+    name, _, written = text.partition("=")
+    section, _, key = name.rpartition(".")
+    groups = _groups()
+    inside = groups[section].model_fields if section in groups else Recipe.model_fields
+    try:
+        value = yaml.safe_load(written)
+    except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2024-13-45
+        raise RecipeError(
+            [Problem(name, f"--set {text} is not valid YAML.", SET_LIKE_THIS)]
+        ) from None
+    if not name:
+        problem = Problem("", f"--set {text} names no setting.", SET_LIKE_THIS)
+    elif section not in groups and name not in Recipe.model_fields:
+        problem = Problem(name, f"{name} is not a setting.", _meant(name))
+    elif not written.strip() and (key in inside and field(name).default is not None):
+        problem = Problem(name, f"--set {text} has no value.", SET_LIKE_THIS)
+    elif name in groups and not isinstance(value, dict):
+        problem = Problem(
+            name, f"{name} is a group of settings.", f"Set one of them. {SET_LIKE_THIS}"
+        )
+    elif "=" not in text:
+        problem = Problem(name, f"--set {text} has no value.", SET_LIKE_THIS)
+    else:
+        return name, value
+    raise RecipeError([problem])
+
+
+def _meant(name: str) -> str:
+    """What to write instead of a name that no setting has."""
+    groups = _groups()
+    known = [name for name in Recipe.model_fields if name not in groups]
+    known += [f"{group}.{key}" for group, owner in groups.items() for key in owner.model_fields]
+    same = [setting for setting in known if setting.endswith(f".{name}")]
+    near = same if len(same) == 1 else difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]}?" if near else SET_LIKE_THIS
+
+
+def _groups() -> dict[str, type[Section]]:
+    kinds = {name: info.annotation for name, info in Recipe.model_fields.items()}
+    return {
+        n: kind for n, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)
+    }
+
+
+def _tell(error: WorkbenchError, args: argparse.Namespace) -> None:
+    """Says on standard error what is wrong, in the words of the command line."""
+    name = getattr(args, "run", None) or getattr(args, "name", None) or "NAME"
+    where = "" if args.outputs == OUTPUTS else f" --outputs {shlex.quote(str(args.outputs))}"
+    print(terminal.as_commands(str(error), name + where), file=sys.stderr)
 
 
 def _train_on(run: Run, args: argparse.Namespace) -> int:
@@ -168,10 +248,10 @@ def _train_on(run: Run, args: argparse.Namespace) -> int:
 def _follow(run: Run, args: argparse.Namespace, **how: Any) -> None:
     """Shows the run as the arguments ask for, and at its end what became of it."""
     if args.json:
-        say(json.dumps({"kind": "run", "name": run.name, "folder": str(run.folder)}))
+        say(terminal.in_json({"kind": "run", "name": run.name, "folder": str(run.folder)}))
         state = terminal.follow(run, terminal.as_json(say), **how)
         adapter = str(run.adapter_path) if run.adapter_path.is_dir() else None
-        say(json.dumps({"kind": "end", "state": state, "adapter": adapter}))
+        say(terminal.in_json({"kind": "end", "state": state, "adapter": adapter}))
         return
     say(f"Run {run.name} in {run.folder}")
     bar, show = terminal.on_screen(Console())
@@ -180,20 +260,30 @@ def _follow(run: Run, args: argparse.Namespace, **how: Any) -> None:
     say(in_words(run.history))
 
 
-async def _answer(run: Run, prompt: str, how: dict[str, Any], *, stream: bool) -> dict[str, Any]:
-    """Asks, writes the answer as it comes if `stream`, and returns the sample event."""
-    asking = asyncio.create_task(run.answer(prompt, **how))
+def _answer(run: Run, prompt: str, how: dict[str, Any], *, stream: bool) -> dict[str, Any]:
+    """Asks, writes the answer as it comes if `stream`, and returns the sample event. Raises RunError."""
+    asked = run.ask(prompt, **how)
+    history = run.history
     shown = ""
-    while stream and not asking.done():
-        await asyncio.sleep(terminal.POLL_SECONDS)
-        growing = max(run.history.partial.values(), key=len, default="")
-        if growing.startswith(shown):
+    while True:
+        alive = run.alive  # asked before the log is read: what it wrote last is then in it
+        run.refresh()
+        for answer in history.samples:
+            if answer["sample"] == asked:
+                if stream:
+                    say(terminal.printable(answer["text"].removeprefix(shown)))
+                return answer
+        for told in history.commands:
+            if told["id"] == asked and not told["taken"]:
+                raise RunError([Problem("", told["text"], "")])
+        if not alive:
+            fact = f"The worker of run {run.name} ended before it answered."
+            raise RunError([Problem("", fact, "Ask again: the model is then loaded anew.")])
+        growing = history.partial.get(asked, "")
+        if stream and growing.startswith(shown):
             say(terminal.printable(growing[len(shown) :]), end="")
             shown = growing
-    answer = await asking
-    if stream:
-        say(terminal.printable(answer["text"].removeprefix(shown)))
-    return answer
+        time.sleep(terminal.POLL_SECONDS)
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -222,7 +312,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of runs")
+    shared.add_argument("--outputs", type=Path, default=OUTPUTS, help="folder of runs")
     shared.add_argument("--json", action="store_true", help="for a program to read")
 
     def command(name: str, do: Any, *, run: bool = True) -> argparse.ArgumentParser:

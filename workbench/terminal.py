@@ -4,6 +4,8 @@ Knows a Run and its History. Knows nothing of arguments or exit codes.
 """
 
 import json
+import math
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +28,18 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
+
+
+def in_json(value: Any, **how: Any) -> str:
+    """JSON that every program can read: null where a figure is not a number or infinite."""
+    return json.dumps(_finite(value), allow_nan=False, **how)
+
+
+def as_commands(text: str, run: str) -> str:
+    """What a message tells someone in Python to do, as commands of a terminal; `run` is what follows them."""
+    for python, command in _COMMANDS.items():
+        text = re.sub(python, lambda found, c=command: found.expand(c).replace("RUN", run), text)
+    return text
 
 
 def line(event: dict[str, Any]) -> str | None:
@@ -69,7 +83,7 @@ def as_json(out: Callable[[str], Any]) -> Show:
 
     def show(events: list[dict[str, Any]], history: History) -> None:
         for event in events:
-            out(json.dumps(event, ensure_ascii=False))
+            out(in_json(event, ensure_ascii=False))
 
     return show
 
@@ -122,6 +136,14 @@ def follow(run: Run, show: Show, *, on_interrupt: Callable[[], Any] | None = Non
     return run.wait() if run.history.state == "failed" else run.history.state
 
 
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inside) for inside in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _step(event: dict[str, Any]) -> str:
     return f"step {event['step']:,} of {event['of']:,}, loss {event['loss']:.3f}"
 
@@ -141,6 +163,16 @@ def _data(event: dict[str, Any]) -> str:
     held = f", {event['heldout_rows']:,} held out" if event["heldout_rows"] else ""
     return f"data: {event['rows']:,} rows{held}; {event['tokens']:,} tokens, {share:.0%} of them trained on"
 
+
+# How the errors put it in Python -> on a terminal, RUN standing for the run's name and folder. The lock names its run.
+_COMMANDS = {
+    r"another name, or open it with Run\.open\(\)": "another --name, or see it with workbench watch RUN",
+    r"Run\.open\((.+?), outputs=(.+?)\)\.close\(\)": r"workbench stop \1 --outputs \2",
+    r"\bresume\(\)": "workbench resume RUN",
+    r"\breopen\(\)": 'workbench sample RUN "…"',
+    r"\bclose\(\)": "workbench stop RUN",
+    r"another outputs folder": "another folder with --outputs",
+}
 
 _WORDS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "phase": lambda e: f"{e['state']}: {e['text']}",
