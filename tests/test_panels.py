@@ -2,16 +2,18 @@
 
 import ast
 import re
+import time
 from html import unescape
 
 import ipywidgets as widgets
 import pytest
-from made_history import event, made, sample
+from made_history import event, made, read, sample, take_step
 
 from workbench import preflight
 from workbench import recipe as settings
 from workbench.events import EventLog
 from workbench.panels import launch, pages, samples
+from workbench.panels import monitor as monitor_module
 from workbench.panels.banner import Banner, guarded
 from workbench.panels.launch import LaunchPanel
 from workbench.panels.monitor import Monitor
@@ -36,9 +38,9 @@ def watched(tmp_path, tiny):
 class FolderRun:
     """What a monitor uses of a run, without a process: reads the folder, notes what was asked."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, history=None):
         self.folder, self.name = folder, folder.name
-        self.history = made(folder, steps=5, of=10)
+        self.history = history or made(folder, steps=5, of=10)
         self.asked: list[str] = []
 
     def refresh(self):
@@ -103,6 +105,23 @@ def test_a_control_does_what_its_line_of_python_does(setup, tiny, name, value):
     section, _, key = name.rpartition(".")
     assert getattr(getattr(setup.recipe, section), key) == value
     assert runs_as_shown(setup._codes[name].value, tiny) == setup.recipe
+
+
+def test_only_the_lines_of_what_differs_from_the_recipe_stand_out(setup, tiny):
+    codes = {**setup._codes, "targets": setup.targets._code}
+    assert loud(codes) == []
+    assert not setup.changed
+    setup.controls["lora.rank"].value = 4
+    setup.targets.preset.value = "MLP"
+    assert loud(codes) == ["lora.rank", "targets"]
+    assert setup.changed
+    setup.controls["lora.rank"].value = tiny.lora.rank
+    setup.targets.preset.value = "all linear"
+    assert loud(codes) == []
+
+
+def loud(codes: dict[str, widgets.HTML]) -> list[str]:
+    return [name for name, code in codes.items() if pages.MUTED not in code.value]
 
 
 def runs_as_shown(html: str, recipe: Recipe) -> Recipe:
@@ -266,6 +285,62 @@ def test_it_redraws_only_when_something_changed(watched):
     assert "The disk is nearly full." in monitor._messages.value
 
 
+def begin(folder, *phases: tuple[str, str]) -> FolderRun:
+    """A run that has not trained a step yet."""
+    folder.mkdir()
+    log = EventLog(folder / "events.jsonl")
+    for state, text in phases:
+        event(log, "phase", state=state, text=text)
+    return FolderRun(folder, read(folder))
+
+
+def test_seconds_are_counted_and_the_phase_is_named_until_the_first_step(tmp_path, monkeypatch):
+    asking = "Asking the base model"
+    run = begin(tmp_path / "run", ("loading", "Loading."), ("training", f"{asking}."))
+    monitor = Monitor(run)
+    now = time.time()
+    monkeypatch.setattr(monitor_module.time, "time", lambda: now + 7)
+    monitor.update()
+    assert "7 s so far" in monitor._numbers.value
+    assert f"{asking}." in monitor._status.value
+    event(EventLog(run.history.path), "phase", state="training", text=f"{asking}: 3 of 20 rows.")
+    monitor.update()
+    assert "7 s so far" in monitor._numbers.value
+    assert "3 of 20" in monitor._status.value
+
+
+def test_seconds_are_counted_before_the_worker_says_anything(tmp_path, monkeypatch):
+    monitor = Monitor(begin(tmp_path / "run"))
+    now = time.time()
+    monkeypatch.setattr(monitor_module.time, "time", lambda: now + 3)
+    monitor.update()
+    assert "3 s so far" in monitor._numbers.value
+
+
+def test_after_the_last_step_the_phase_is_named_in_place_of_the_time_left(watched):
+    log = EventLog(watched.folder / "events.jsonl")
+    take_step(log, 10, 10, 0.5)
+    event(log, "phase", state="training", text="Asking the tuned model.")
+    monitor = Monitor(watched)
+    assert watched.history.seconds_left is None
+    assert "left" not in monitor._status.value
+    assert "step 10 of 10 \N{MIDDLE DOT} Asking the tuned model." in monitor._status.value
+    assert "Asking" not in monitor._numbers.value
+    assert monitor.buttons.pause.disabled
+    assert monitor.buttons.checkpoint.disabled
+    assert not monitor.buttons.stop.disabled
+
+
+def test_what_is_asked_before_the_first_step_says_when_it_is_obeyed(tmp_path):
+    run = begin(tmp_path / "run", ("training", "Asking the base model."))
+    buttons = Monitor(run).buttons
+    buttons.pause.click()
+    buttons.pause.click()
+    assert "Asked to pause: after the first step." in buttons._note.value
+    buttons.stop.click()
+    assert "Asked to stop: as soon as possible." in buttons._note.value
+
+
 def test_text_of_models_and_errors_is_escaped_everywhere(watched):
     log = EventLog(watched.folder / "events.jsonl")
     evil = "<img src=x onerror=alert(1)>"
@@ -323,6 +398,9 @@ def test_a_refused_wish_and_a_dead_worker_are_told(watched):
     event(log, "command", id="id-pause", do="pause", taken=False, text="Too late for a pause.")
     monitor.update()
     assert "Too late for a pause." in monitor.buttons._note.value
+    monitor.buttons.stop.click()
+    assert "Too late" not in monitor.buttons._note.value
+    assert "Too late" not in Monitor(watched).buttons._note.value
 
 
 def test_when_the_training_is_over_nothing_can_be_pressed(watched):
@@ -418,7 +496,74 @@ def test_what_forbids_a_start_is_shown_in_the_panel_and_raised_in_a_cell(panel, 
         panel.start()
 
 
-def test_showing_the_panel_again_takes_the_live_run_along(panel, tiny):
+def test_a_recipe_that_cannot_run_leaves_the_run_before_alive(panel, monkeypatch):
+    first = panel.start()
+    over(first)
+    problem = Problem("", "The disk is full.", "Free some.")
+    monkeypatch.setattr(launch.preflight, "check", lambda *_, **__: [problem])
+    panel.button.click()
+    assert "The disk is full." in panel.setup.banner.value
+    assert "Not started." in panel._note.value
+    assert first.asked == []
+    assert panel.run is first
+
+
+@pytest.mark.parametrize(("backend", "closed"), [("peft", False), ("unsloth", True)])
+def test_a_spare_that_the_run_cannot_use_is_closed(panel, monkeypatch, backend, closed):
+    start, spare = launch.runs.start, Spare(backend)
+
+    def starts(recipe, **how):
+        run = start(recipe, **how)
+        (run.folder / "backend.json").write_text('{"value": "peft"}')
+        return run
+
+    monkeypatch.setattr(launch.runs, "start", starts)
+    panel._spare = spare
+    panel.start()
+    assert spare.closed == closed
+
+
+class Spare:
+    """What a panel uses of a warm worker."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend, self.closed = backend, False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_the_note_says_that_a_run_is_starting(panel, monkeypatch, tmp_path):
+    run = begin(tmp_path / "new", ("preparing", "Reading the recipe."))
+    monkeypatch.setattr(launch.runs, "start", lambda *_, **__: run)
+    panel.start()
+    assert "Starting; the worker imports its libraries" in panel._note.value
+    event(EventLog(run.history.path), "phase", state="loading", text="Loading.")
+    panel.monitor.update()
+    assert "is going on" in panel._note.value
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_showing_the_panel_again_says_that_its_settings_are_gone(panel, tiny, live):
+    panel.setup.controls["lora.rank"].value = 4
+    if live:
+        panel.start()
+    again = LaunchPanel(tiny, warm=False)
+    assert "The settings are the recipe&#x27;s again." in again._note.value
+    assert ("is going on" in again._note.value) == live
+    once_more = LaunchPanel(tiny, warm=False)
+    assert "again" not in once_more._note.value
+    once_more.close()
+
+
+def test_showing_the_panel_again_with_what_was_set_loses_nothing(panel, tiny):
+    panel.setup.controls["lora.rank"].value = 4
+    again = LaunchPanel(tiny.replace(lora={"rank": 4}), warm=False)
+    assert "again" not in again._note.value
+    again.close()
+
+
+def test_showing_the_panel_again_takes_takes_the_live_run_along(panel, tiny):
     run = panel.start()
     again = LaunchPanel(tiny, warm=False)
     assert again.run is run

@@ -163,8 +163,8 @@ class History:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds of training that are left at the median pace of the last 20 steps; None when not training."""
-        if not self.steps or self.state not in ("training", "paused"):
+        """Seconds of training that are left at the median pace of the last 20 steps; None when no step is to come."""
+        if self.step == (self.of or 0) or self.state not in ("training", "paused"):
             return None
         pace = sorted(step["seconds"] for step in self.steps[-20:])[len(self.steps[-20:]) // 2]
         return (self.of - self.step) * pace

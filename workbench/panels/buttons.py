@@ -3,6 +3,7 @@
 Knows what may be asked in which state; what then happens, the worker tells.
 """
 
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -11,6 +12,8 @@ import ipywidgets as widgets
 from ..events import History
 from ..run import Run
 from .banner import Banner, guarded, status_html
+
+ENDS = ("stop", "cancel")
 
 
 def button(text: str, tip: str, icon: str, mark: str, style: str = "") -> widgets.Button:
@@ -27,6 +30,8 @@ class Buttons(widgets.VBox):
     def __init__(self, run: Run, banner: Banner) -> None:
         self._run = run
         self._asked: dict[str, str] = {}
+        self._told = len(run.history.commands)  # refusals from before this view are old news
+        self._refusal = ""
         self.stop = button(
             "Stop and keep",
             "run.stop(): ends after this step and keeps the adapter",
@@ -77,20 +82,34 @@ class Buttons(widgets.VBox):
         live = not history.over
         training = history.state in ("training", "paused")
         paused = history.state == "paused"
+        done = history.steps and history.step == history.of and not paused
         self.stop.disabled = self.cancel.disabled = not live
-        self.pause.disabled = self.checkpoint.disabled = not training
+        self.pause.disabled = self.checkpoint.disabled = not training or bool(done)
         self.pause.description, self.pause.icon = (
             ("Continue", "play") if paused else ("Pause", "pause")
         )
         if not live:
             self._show_confirm(False)
-        refused = [c["text"] for c in history.commands if c["id"] in self._asked and not c["taken"]]
+        for command in history.commands[self._told :]:
+            self._refusal = self._refusal if command["taken"] else command["text"]
+        self._told = len(history.commands)
+        note = self._awaited(history) if live else ""
+        self._note.value = status_html(f"{self._refusal} {note or _hint(live)}".strip())
+
+    def _awaited(self, history: History) -> str:
+        """What was asked for and is still to come, and when it will."""
         answered = {command["id"] for command in history.commands}
-        waiting = [do for id, do in self._asked.items() if id not in answered and live]
-        note = f"Asked to {' and '.join(waiting)}: after this step." if waiting else _hint(live)
-        self._note.value = status_html(" ".join([*refused[-1:], note]).strip())
+        waiting = dict.fromkeys(do for id, do in self._asked.items() if id not in answered)
+        if history.steps:
+            return _asked_to(waiting, "after this step")
+        # Before the first step an end is obeyed between two phases or answers; all else waits.
+        ends = [do for do in waiting if do in ENDS]
+        rest = [do for do in waiting if do not in ENDS]
+        told = (_asked_to(ends, "as soon as possible"), _asked_to(rest, "after the first step"))
+        return " ".join(filter(None, told))
 
     def _ask(self, do: str, send: Any) -> None:
+        self._refusal = ""  # it has been read by now
         self._asked[send()] = do
         self.follow(self._run.history)
 
@@ -104,6 +123,11 @@ class Buttons(widgets.VBox):
 
     def _show_confirm(self, shown: bool) -> None:
         self._confirm.layout.display = "" if shown else "none"
+
+
+def _asked_to(what: Iterable[str], when: str) -> str:
+    wishes = " and ".join(what)
+    return f"Asked to {wishes}: {when}." if wishes else ""
 
 
 def _hint(live: bool) -> str:

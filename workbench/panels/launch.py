@@ -3,12 +3,14 @@
 Holds no run's state itself: that is in the run's folder.
 """
 
+import json
 from pathlib import Path
 
 import ipywidgets as widgets
 
+from .. import preflight
 from .. import run as runs
-from ..problems import WorkbenchError
+from ..problems import RunError, WorkbenchError
 from ..recipe import Recipe
 from ..run import Run
 from ..spawn import Spare
@@ -96,17 +98,33 @@ class LaunchPanel(Panel):
     def _start(self) -> Run:
         recipe = self.setup.recipe
         self._say("Checking the recipe and the rows.")
-        if self.run is not None:
-            self.run.close()  # it stayed to answer prompts; its memory is needed
         try:
+            self._make_room(recipe)
             run = runs.start(recipe, outputs=self.outputs, spare=self._spare)
         except WorkbenchError:
             self._say("Not started.")
             raise
-        self._spare = None  # it has become the run's worker
+        self._give_up_spare(run)
         self.setup.banner.clear()
         self._watch(run)
         return run
+
+    def _make_room(self, recipe: Recipe) -> None:
+        """Ends the run before, which stayed to answer prompts. Raises RunError, leaving it alive, if none could follow."""
+        if self.run is None:
+            return
+        if problems := preflight.check(recipe, outputs=self.outputs):
+            raise RunError(problems)
+        self.run.close()
+
+    def _give_up_spare(self, run: Run) -> None:
+        """The spare has become the run's worker, unless it had imported another backend."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return
+        backend = json.loads((run.folder / "backend.json").read_text())["value"]
+        if spare.backend != backend:
+            spare.close()
 
     def _watch(self, run: Run) -> None:
         self._place.children = ()
@@ -118,20 +136,28 @@ class LaunchPanel(Panel):
 
     def _follow(self) -> None:
         self.button.disabled = self._live or not self.setup.valid
+        self._say(self._standing())
+
+    def _standing(self) -> str:
+        """How things stand, for the note beside the button."""
         if self.run is None:
-            self._say("")
-        elif self._live:
-            self._say(f"Run {self.run.name} is going on; stop it to start another.")
-        else:
-            state = self.run.history.state
-            self._say(f"Run {self.run.name} is {state}. Start trains anew with the settings above.")
+            return ""
+        state = self.run.history.state
+        if state == "preparing":
+            return "Starting; the worker imports its libraries, then reads the rows."
+        if self._live:
+            return f"Run {self.run.name} is going on; stop it to start another."
+        return f"Run {self.run.name} is {state}. Start trains anew with the settings above."
 
     def _take_over(self, earlier: "LaunchPanel") -> None:
         run, was_live = earlier.run, earlier._live
+        lost = earlier.setup.changed and earlier.setup.values != self.setup.values
         earlier.close()
         if was_live:
             self._watch(run)
             self._place.children = (self.monitor,)
+        if lost:
+            self._say(f"{self._standing()} The settings are the recipe's again.".strip())
 
     def _say(self, text: str) -> None:
         self._note.value = status_html(text)

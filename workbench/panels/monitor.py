@@ -56,6 +56,7 @@ class Monitor(Panel):
         self.add_class("wb-monitor")
         self._seen: tuple[Any, ...] = ()
         self._spoken = 0.0
+        self._begun = time.time()
         self.update()
         self._task = _task_of_the_kernel(self._follow())
 
@@ -63,10 +64,10 @@ class Monitor(Panel):
         """Reads what is new and redraws if anything changed."""
         self.run.refresh()
         history = self.run.history
-        seen = _fingerprint(history)
+        seen = _fingerprint(history, _waited(history, self._begun))
         if seen == self._seen:
             return
-        self._draw(history, before=self._seen)
+        self._draw(history, seen, before=self._seen)
         self._seen = seen
         self.state = history.state
 
@@ -82,23 +83,26 @@ class Monitor(Panel):
     async def _follow(self) -> None:
         history = self.run.history
         guard, took = guarded(self.banner, self.update), 0.0
-        while not (history.state in ("closed", "failed") and self._seen == _fingerprint(history)):
+        while not (
+            history.state in ("closed", "failed") and self._seen == _fingerprint(history, None)
+        ):
             pause = IDLE_POLL_SECONDS if history.over else POLL_SECONDS
             await asyncio.sleep(max(pause, took / SHARE_OF_TIME))
             begun = time.monotonic()
             guard()
             took = time.monotonic() - begun
 
-    def _draw(self, history: History, *, before: tuple[Any, ...]) -> None:
+    def _draw(self, history: History, drawn: tuple[Any, ...], *, before: tuple[Any, ...]) -> None:
         self._status.value = _status(self.run.name, history)
         if history.state != self.state or time.monotonic() - self._spoken > SPOKEN_SECONDS:
             self._spoken = time.monotonic()
             self._voice.value = _unseen(f"{history.state}, {_progress(history)}")
         self._bar.value = _bar(history)
-        self._numbers.value = f'<div style="{pages.MUTED}">{escape(_numbers(history))}</div>'
+        self._numbers.value = (
+            f'<div style="{pages.MUTED}">{escape(_numbers(history, drawn[-1]))}</div>'
+        )
         self._messages.value = _messages(history)
         self.buttons.follow(history)
-        drawn = _fingerprint(history)
         if drawn[:4] != before[:4]:
             self._charts.value = charts.live(history)
         if drawn[4:6] != before[4:6]:
@@ -114,11 +118,28 @@ def _task_of_the_kernel(work: Any) -> asyncio.Task | None:
         return None
 
 
-def _fingerprint(history: History) -> tuple[Any, ...]:
-    """Changes when something to be drawn does; while a run begins, once a second."""
-    waited = 0
-    if history.state in BEGINNING and history.phases:
-        waited = int(time.time() - history.phases[-1]["t"])
+def _waited(history: History, begun: float) -> int | None:
+    """Whole seconds in what goes on without steps, None while steps tell the time or the training is over.
+
+    `begun` is when the watching began (seconds since 1970): it counts until the worker has said its first word.
+    """
+    if history.over or (history.steps and history.state not in BEGINNING):
+        return None
+    since = begun
+    for phase in reversed(history.phases):  # "Asking the base model: 3 of 20 ..." goes on
+        if phase["state"] != history.state or _doing(phase["text"]) != _doing(history.text):
+            break
+        since = phase["t"]
+    return max(0, int(time.time() - since))
+
+
+def _doing(text: str) -> str:
+    """What a phase's text says before its count."""
+    return text.partition(":")[0].rstrip(".")
+
+
+def _fingerprint(history: History, waited: int | None) -> tuple[Any, ...]:
+    """Changes when something to be drawn does; while there are no steps, once a second."""
     return (
         len(history.steps), history.step, len(history.evals), len(history.memory),
         len(history.samples), sum(map(len, history.partial.values())),
@@ -132,7 +153,7 @@ def _progress(history: History) -> str:
     parts = [f"step {history.step:,} of {history.of:,}"] if history.steps else []
     if history.seconds_left is not None:
         parts.append(f"{duration(history.seconds_left)} left")
-    if not parts or history.over:
+    if history.seconds_left is None:
         parts.append(history.text)
     return " \N{MIDDLE DOT} ".join(filter(None, parts))
 
@@ -162,12 +183,9 @@ def _bar(history: History) -> str:
     )
 
 
-def _numbers(history: History) -> str:
-    parts = []
-    if not history.steps:
-        since = history.phases[-1]["t"] if history.phases else time.time()
-        parts.append(f"{duration(time.time() - since)} so far" if not history.over else "")
-    else:
+def _numbers(history: History, waited: int | None) -> str:
+    parts = [] if waited is None else [f"{duration(waited)} so far"]
+    if history.steps:
         step = history.steps[-1]
         parts.append(f"loss {step['loss']:.4g}")
         parts.append(f"epoch {step['epoch']:.2f}")
@@ -179,7 +197,8 @@ def _numbers(history: History) -> str:
         parts.append(f"memory {size(held)}")
     if history.checkpoints:
         parts.append(f"checkpoint at step {history.checkpoints[-1]['step']:,}")
-    if history.state == "training" and history.steps and history.text != "Training.":
+    going_on = history.state == "training" and history.seconds_left is not None
+    if going_on and history.text != "Training.":
         parts.append(history.text)
     return " \N{MIDDLE DOT} ".join(filter(None, parts))
 

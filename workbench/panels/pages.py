@@ -64,9 +64,11 @@ def problem_list(problems: Iterable[Problem]) -> str:
     return "".join(message("error", problem.fact, problem.cure) for problem in problems)
 
 
-def code(line: str) -> str:
-    """A line of Python, small and quiet."""
-    style = f"font-size:11px;line-height:1.4;background:none;padding:0;white-space:pre-wrap;{MUTED}"
+def code(line: str, *, quiet: bool = True) -> str:
+    """A line of Python, small; `quiet` ones are muted, so that the others stand out."""
+    style = "font-size:11px;line-height:1.4;background:none;padding:0;white-space:pre-wrap"
+    if quiet:
+        style += f";{MUTED}"
     return f'<div style="line-height:1.3"><code style="{style}">{escape(line)}</code></div>'
 
 

@@ -1,6 +1,7 @@
 """The panel in which a recipe is set: rank, alpha, dropout, target modules, learning rate, steps.
 
-Only edits a recipe: it starts nothing. Each control shows the line of Python that does the same.
+Only edits a recipe: it starts nothing. Each control shows the line of Python that does the same,
+muted while it says what the recipe says already.
 """
 
 from html import escape
@@ -18,7 +19,7 @@ from . import pages
 from .banner import Banner, guarded
 from .controls import code_for, control, line, row
 from .panel import Panel
-from .targets import Targets
+from .targets import NAME, Targets
 
 RANKS = (4, 8, 16, 32, 64, 128)
 BYTES_PER_WEIGHT = 4  # adapters are trained and saved in float32
@@ -43,6 +44,7 @@ class SetupPanel(Panel):
         self.controls = _controls(self.base)
         self._codes = {name: code_for(name, made.value) for name, made in self.controls.items()}
         self.targets = Targets(self.layers, self.base.lora.target_modules)
+        self._at_first = self.values
         self._summary = widgets.HTML()
         self._summary.add_class("wb-summary")
         super().__init__(self._rows())
@@ -59,16 +61,28 @@ class SetupPanel(Panel):
     @property
     def recipe(self) -> Recipe:
         """The recipe as shown. Raises RecipeError with all problems when it cannot be used."""
-        changes: dict[str, dict[str, Any]] = {"lora": {"target_modules": self.targets.value}}
-        for name, made in self.controls.items():
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in self.values.items():
             section, _, key = name.rpartition(".")
-            changes.setdefault(section, {})[key] = made.value
+            changes.setdefault(section, {})[key] = value
         return self.base.replace(**changes)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the controls hold, by dotted name; valid or not."""
+        values = {name: made.value for name, made in self.controls.items()}
+        return values | {NAME: self.targets.value}
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything is set otherwise than in the recipe that the panel was given."""
+        return self.values != self._at_first
 
     def refresh(self) -> None:
         """Brings the lines of Python, the summary and the banner in step with the controls."""
         for name, made in self.controls.items():
-            self._codes[name].value = pages.code(line(name, made.value))
+            quiet = made.value == self._at_first[name]
+            self._codes[name].value = pages.code(line(name, made.value), quiet=quiet)
         try:
             recipe = self.recipe
             self.valid = True

@@ -35,6 +35,7 @@ class Targets(widgets.VBox):
         self._changed: Callable[..., Any] | None = None
         self._setting = False
         self.preset.value = EVERY if value == "all-linear" else self._matching()
+        self._at_first = self.value
         super().__init__([row(self.preset, self._code), *self._box_rows()])
         self.add_class("wb-targets")
 
@@ -73,7 +74,7 @@ class Targets(widgets.VBox):
         self._tell()
 
     def _tell(self) -> None:
-        self._code.value = pages.code(line(NAME, self.value))
+        self._code.value = pages.code(line(NAME, self.value), quiet=self.value == self._at_first)
         self._changed()
 
     def _matching(self) -> str:
