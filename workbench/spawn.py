@@ -156,9 +156,6 @@ def _environment() -> dict[str, str]:
     inherited.pop("MPLBACKEND", None)  # a notebook's, of no use to a worker
     package = str(Path(__file__).resolve().parents[1])
     paths = [package, *filter(None, [inherited.get("PYTHONPATH")])]
-    # A thread that spins while it waits takes the core from the one that it waits for as soon as anything else runs:
-    # beside three other busy processes on two cores a step of the tiny lane took 3 s, and 0.6 s with waiting asleep.
-    inherited.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return inherited | {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
