@@ -23,7 +23,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # From the ground up: a module imports from its own floor or from below. The worker stands beside the house.
 FLOORS = (
     ("problems",),
-    ("recipe", "events", "commands", "lock", "cards", "folders", "hub", "data"),
+    ("recipe", "events", "commands", "names", "lock", "cards", "folders", "hub", "data"),
     ("machine", "models", "summary", "presets", "preflight", "spawn"),
     ("run",),
     ("charts", "terminal", "demo"),

@@ -6,11 +6,7 @@ Knows files, processes and asyncio. Knows nothing of torch, and nothing of how a
 import asyncio
 import json
 import os
-import random
-import re
 import time
-from collections.abc import Iterator
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +15,11 @@ from . import commands, lock, preflight, spawn
 from .events import History, State
 from .machine import choose_backend, look
 from .models import is_local
+from .names import folder_of, new_folder
 from .problems import Problem, RecipeError, RunError
 from .recipe import Recipe
 
 POLL_SECONDS = 0.1
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_NOUNS = "amber birch cedar comet coral delta ember fjord grove heron ivory juniper lamp maple meadow opal otter pearl quartz raven reef sage spruce tide walnut willow".split()  # fmt: skip
 
 
 class Run:
@@ -39,7 +34,7 @@ class Run:
     @classmethod
     def open(cls, name: str, outputs: str | Path = "outputs") -> "Run":
         """A run that was started before, perhaps by another kernel, with everything it wrote so far."""
-        folder = _folder(name, Path(outputs))
+        folder = folder_of(name, Path(outputs))
         if not (folder / "recipe.yaml").is_file():
             known = ", ".join(run.name for run in runs(outputs)[:5]) or "none"
             fact = f"There is no run {name!r} in {Path(outputs).resolve()}."
@@ -294,7 +289,7 @@ def start(
     Raises WorkbenchError with all problems that can be known before; then nothing was made. A `spare` worker that
     has the right backend is used if it is warm.
     """
-    folder = _folder(name, Path(outputs)) if name else _new_folder(Path(outputs))
+    folder = folder_of(name, Path(outputs)) if name else new_folder(Path(outputs))
     machine = look()
     problems = preflight.check(recipe, machine, outputs=outputs)
     if folder.exists():
@@ -335,29 +330,3 @@ def _absolute(recipe: Recipe) -> Recipe:
             model={"name": str(Path(recipe.model.name).expanduser().resolve())}
         )
     return changed
-
-
-def _folder(name: str, outputs: Path) -> Path:
-    if not NAME.fullmatch(name):
-        fact = f"{name!r} cannot be the name of a run; it becomes a folder."
-        raise RunError(
-            [
-                Problem(
-                    "",
-                    fact,
-                    "Use letters, digits, '.', '-' and '_', beginning with a letter or digit.",
-                )
-            ]
-        )
-    return (outputs / name).resolve()
-
-
-def _names() -> Iterator[str]:
-    day = datetime.now().strftime("%m%d")
-    yield from (f"{day}-{noun}" for noun in random.sample(_NOUNS, len(_NOUNS)))
-    yield from (f"{day}-{random.choice(_NOUNS)}-{number}" for number in range(2, 10_000))
-
-
-def _new_folder(outputs: Path) -> Path:
-    """A name that can be said aloud, such as 1123-lamp."""
-    return next(folder for name in _names() if not (folder := (outputs / name).resolve()).exists())

@@ -1,12 +1,15 @@
-"""What the device and the process hold, and what software is installed. Reads only; changes nothing."""
+"""What the device and the process hold, what software is installed, and the lock on the card that a run uses."""
 
 import os
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import psutil
+
+from .. import lock
 
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "unsloth",
@@ -29,6 +32,15 @@ def memory() -> dict[str, int]:
         device = (0, 0, 0, 0)
     names = ("allocated", "reserved", "device_used", "device_total")
     return reading | dict(zip(names, device, strict=True))
+
+
+def hold_card(folder: Path) -> None:
+    """One run to a card: a second one would take the memory that the first was promised. Raises RunError if it is held."""
+    import torch
+
+    held = torch.cuda.is_available() and torch.version.cuda
+    if held and lock.hold(lock.card_lock(), folder) is None:
+        lock.check_free(lock.card_lock())
 
 
 def environment() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..data.encode import prompt_ids
-from ..data.rows import Row
+from ..data.rows import Row, named
 from ..events import EventLog
 from ..problems import Problem, RunError
 from ..recipe import Recipe
@@ -137,11 +137,14 @@ class Questions:
         )
 
 
-def with_room(rows: list[Row], tokenizer: Any, max_length: int) -> tuple[list[Row], list[int]]:
-    """The rows whose question leaves room for an answer within `max_length` tokens, and the numbers of the others."""
+def askable(rows: list[Row], tokenizer: Any, max_length: int, log: EventLog) -> list[Row]:
+    """The rows whose question leaves room for an answer within `max_length` tokens; warns of the others by number."""
     fits = [len(prompt_ids(row.prompt, tokenizer)) < max_length for row in rows]
-    kept = [row for row, fit in zip(rows, fits, strict=True) if fit]
-    return kept, [row.number for row, fit in zip(rows, fits, strict=True) if not fit]
+    others = [row.number for row, fit in zip(rows, fits, strict=True) if not fit]
+    if others:
+        text = f"Not asked, since their questions fill {max_length:,} tokens and leave no room for an answer: {named(others)}."
+        log.write("warning", text=text, cure="Raise model.max_length.")
+    return [row for row, fit in zip(rows, fits, strict=True) if fit]
 
 
 def check_prompts(recipe: Recipe, tokenizer: Any) -> None:

@@ -11,16 +11,15 @@ import traceback
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import lock
 from ..commands import CommandReader
 from ..data.encode import Encoded, encode
-from ..data.rows import Row, named, read_rows
+from ..data.rows import Row, read_rows
 from ..events import EventLog, State
 from ..recipe import Recipe
 from . import backends, device, precision, sft_settings, training
 from .answering import Answerer
 from .failures import explain
-from .questions import FROM_ROWS, Questions, check_prompts, with_room
+from .questions import FROM_ROWS, Questions, askable, check_prompts
 
 Mode = Literal["train", "resume", "reopen"]
 IDLE_SECONDS = 30 * 60  # without a command, after training: then the memory is given back
@@ -75,22 +74,11 @@ class Session:
             "preparing", "Importing the libraries: 10 to 30 s, less when a spare worker was warm."
         )
         self.backend.import_libraries()
-        self._hold_card()
+        device.hold_card(self.folder)
         self.precision = precision.choose(self.recipe.model.compute_dtype)
         name, why = self.precision
         self.log.write("choice", what="precision", value=name, why=why)
         _write_json(self.folder / "environment.json", device.environment())
-
-    def _hold_card(self) -> None:
-        """One run to a card: a second one would take the memory that the first was promised."""
-        import torch
-
-        if (
-            torch.cuda.is_available()
-            and torch.version.cuda
-            and lock.hold(lock.card_lock(), self.folder) is None
-        ):
-            lock.check_free(lock.card_lock())
 
     def _load(self, mode: Mode) -> None:
         import datasets
@@ -114,10 +102,10 @@ class Session:
         )
         counts = training.parameter_counts(self.model)
         self.log.write("model", name=recipe.model.name, source=source, **counts)
-        self._read_memory()
+        self.log.write("memory", step=0, **device.memory())
 
-    def _encode_rows(self) -> tuple[list[Any], list[Any]]:
-        """Renders, masks and cuts all rows before any weight is loaded; returns the training and held-out rows read."""
+    def _encode_rows(self) -> tuple[list[Row], list[Row]]:
+        """Renders, masks and cuts all rows before any weight is loaded; returns those that can be asked."""
         self._listen_while("preparing", "Rendering the chat template and masking the rows.")
         tokenizer = self.backend.load_tokenizer(self.recipe)
         data = self.recipe.data
@@ -134,15 +122,10 @@ class Session:
             trained_tokens=self.train.trained_tokens,
             cut_rows=self.train.cut_rows,
         )
-        return self._askable(train[:FROM_ROWS], tokenizer), self._askable(heldout, tokenizer)
-
-    def _askable(self, rows: list[Row], tokenizer: Any) -> list[Row]:
         limit = self.recipe.model.max_length
-        rows, others = with_room(rows, tokenizer, limit)
-        if others:
-            text = f"Not asked, since their questions fill {limit:,} tokens and leave no room for an answer: {named(others)}."
-            self.log.write("warning", text=text, cure="Raise model.max_length.")
-        return rows
+        return tuple(
+            askable(rows, tokenizer, limit, self.log) for rows in (train[:FROM_ROWS], heldout)
+        )
 
     def _encode(self, rows: list[Any], tokenizer: Any) -> Encoded:
         length, loss_on = self.recipe.model.max_length, self.recipe.data.loss_on
@@ -340,9 +323,6 @@ class Session:
     def _phase(self, state: State, text: str) -> None:
         self.state = state
         self.log.write("phase", state=state, text=text)
-
-    def _read_memory(self) -> None:
-        self.log.write("memory", step=self.step, **device.memory())
 
     def _disk_free(self) -> int:
         """Bytes free where the run writes; its folder may have been removed under it."""
