@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from .problems import Problem, RecipeError
@@ -18,6 +25,14 @@ from .problems import Problem, RecipeError
 TargetModules = Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
 Optimizer = Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "sgd"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+Shape = Literal["auto", "messages", "conversations", "completion", "alpaca", "question", "text"]
+Role = Literal["system", "user", "assistant", "tool"]
+LossOn = Literal["assistant", "last", "all"] | Annotated[list[Role], Field(min_length=1)]
+Batching = Literal["auto", "padded", "grouped", "packed", "wrapped"]
+
+
+#: Settings that may hold a path; one that begins with ./ or ../ counts from the recipe file's folder.
+PATHS = (("model", "name"), ("data", "train"), ("data", "heldout"), ("data", "template"))
 
 
 def setting(default: Any, label: str, says: str, *, cure: str, **bounds: Any) -> Any:
@@ -141,27 +156,107 @@ class Lora(Section):
 
 
 class Data(Section):
-    """Which rows are learned from, and which are kept apart to measure with."""
+    """Which rows are learned from, how they are read and written, and which are kept apart to measure with."""
 
     train: str = setting(
         "train.jsonl",
         "Training rows",
-        "A JSONL or JSON file with messages, prompt and completion, or Alpaca columns.",
-        cure="Give the path of a .jsonl or .json file.",
+        "A file, a folder of files (JSON, JSONL, CSV, TSV, Parquet, Arrow, text), or a data set on the hub (owner/name).",
+        cure="Give the path of a file or folder, or a name such as tatsu-lab/alpaca.",
         min_length=1,
     )
     heldout: str | None = setting(
         None,
         "Held-out rows",
-        "A file of rows that are never trained on: its loss tells learning from memorizing.",
-        cure="Give the path of a .jsonl or .json file, or leave it out.",
+        "Rows that are never trained on: their loss tells learning from memorizing. Left out, some training rows are kept apart.",
+        cure="Give the path of a file or folder, or leave it out.",
     )
-    loss_on: Literal["assistant", "all"] = setting(
+    heldout_share: float = setting(
+        0.05,
+        "Held-out share",
+        "Share of the rows that is kept apart where no held-out file is given: more measure better, and teach less. 0 keeps none.",
+        cure="0.05 is usual.",
+        ge=0,
+        le=0.5,
+    )
+    split: str = setting(
+        "train",
+        "Split on the hub",
+        "Which split of a data set on the hub is learned from; a file or folder has none.",
+        cure="train is usual; the data set's page lists its splits.",
+        min_length=1,
+    )
+    revision: str | None = setting(
+        None,
+        "Revision of the data",
+        "Branch, tag or commit of a data set on the hub; a commit makes the run repeatable, a branch follows its updates.",
+        cure="Leave it out, or give a commit such as 5f0b02c.",
+    )
+    shape: Shape = setting(
+        "auto",
+        "Shape of a row",
+        "How a row says its conversation; auto looks at the columns and tells what it saw.",
+        cure="Leave it at auto.",
+    )
+    columns: dict[str, str] = setting(
+        {},
+        "Column map",
+        "Which columns make up a row, for tables of no known shape, such as {prompt: '{title} {body}', completion: '{answer}'}.",
+        cure="Give prompt and completion (and system), or text, each with {column} names in it; leave it empty to detect.",
+    )
+    encoding: str | None = setting(
+        None,
+        "Text encoding",
+        "What a text file that is not UTF-8 is written in, such as cp1252 for an older Excel; a wrong one garbles letters.",
+        cure="Leave it out for UTF-8 and UTF-16.",
+    )
+    system: str | None = setting(
+        None,
+        "System prompt of the rows",
+        "Put before each row that has none: the model then expects it when it is asked, too.",
+        cure="Give a text, or leave it out.",
+    )
+    template: str | None = setting(
+        None,
+        "Chat template",
+        "How a conversation is written, for a model that has no template of its own; one the model does not know must be learned.",
+        cure="Leave it out for the model's own; else plain, chatml or alpaca, the path of a .jinja file, or the template itself.",
+    )
+    loss_on: LossOn = setting(
         "assistant",
         "Loss on",
-        "Learn only what the assistant says, or the whole conversation, questions included.",
-        cure="assistant is right for chats and instructions.",
+        "Learn what the assistant says in every turn, in the last turn, in the whole conversation, or what given roles say.",
+        cure="assistant is right for chats and instructions; last, all, or a list such as [assistant, tool] are the others.",
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _known_parts(cls, columns: dict[str, str]) -> dict[str, str]:
+        if not columns:
+            return columns
+        parts = ("prompt", "completion", "system", "text")
+        if unknown := [name for name in columns if name not in parts]:
+            raise ValueError(
+                f"data.columns names {', '.join(unknown)}; a row can be made of {', '.join(parts)}."
+            )
+        whole = {"text"} == set(columns) or {"prompt", "completion"} <= set(columns) - {"text"}
+        if not whole or ("text" in columns and len(columns) > 1):
+            raise ValueError(
+                f"data.columns has {', '.join(columns)}; give prompt and completion (and system if wanted), or text alone."
+            )
+        return columns
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The settings that say how a source is read, as arguments of `workbench.data.read`."""
+        return {
+            "split": self.split,
+            "revision": self.revision,
+            "shape": self.shape,
+            "columns": self.columns,
+            "encoding": self.encoding,
+            "system": self.system,
+        }
 
 
 class Training(Section):
@@ -247,11 +342,11 @@ class Training(Section):
         "Recomputes activations instead of keeping them: far less memory for about a third more time.",
         cure="Give true or false.",
     )
-    packing: bool = setting(
-        False,
-        "Packing",
-        "Joins short rows into full sequences: less padding and more speed, fewer and larger batches.",
-        cure="Give true or false.",
+    batching: Batching = setting(
+        "auto",
+        "Batching",
+        "Rows of any length padded, grouped by length, or packed into full sequences: less padding is faster, and packing makes fewer, larger steps.",
+        cure="auto takes what keeps the batch as it is; padded, grouped, packed (rows stay apart) and wrapped (raw text, cut anywhere) are the others.",
     )
     eval_every: int = setting(
         50,
@@ -420,7 +515,7 @@ class Recipe(Section):
         if not isinstance(settings, dict):
             fact = f"The recipe is a {type(settings).__name__}; it must be a table of settings."
             raise RecipeError([Problem("", fact, "Begin with a line such as 'model:'.")])
-        for section, key in (("model", "name"), ("data", "train"), ("data", "heldout")):
+        for section, key in PATHS:
             inside = settings.get(section)
             value = inside.get(key) if isinstance(inside, dict) else None
             if isinstance(value, str) and value.startswith(("./", "../")):
