@@ -1,273 +1,129 @@
-"""Reads the rows of a JSONL or JSON file as conversations, and says what is wrong with them by row number.
+"""What a row is: a conversation or a piece of raw text, where it came from, and its form on disk.
 
-Knows nothing of tokens, templates or models: those come in `encode.py`.
+Knows nothing of files (`formats.py`), of other shapes (`shapes.py`), tokens or models.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
-from ..problems import DataError, Problem
-
-ROLES = ("system", "user", "assistant")
-NOT_YET = ("tool", "function", "developer", "ipython")
-SHAPES = "messages; prompt and completion; instruction, output and if needed input and system"
-SHOWN = 10  # problems that are told in full; of the rest only the number is
+ROLES = ("system", "user", "assistant", "tool")
 NAMED = 3  # row numbers that are named when many rows have the same problem
 
 
 class Message(NamedTuple):
-    """One turn of a conversation; `role` is one of ROLES."""
+    """One turn of a conversation; `role` is one of ROLES.
+
+    `reasoning` is what the assistant thought before it answered. `tool_calls` is JSON text, a list of
+    {"name", "arguments", "id"?}; `name` and `call_id` say whose result a tool's turn is.
+    """
 
     role: str
     content: str
+    reasoning: str = ""
+    tool_calls: str = ""
+    name: str = ""
+    call_id: str = ""
+
+    def turn(self) -> dict[str, Any]:
+        """The turn as chat templates read it; what is not there is left out."""
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.reasoning:
+            turn["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            turn["tool_calls"] = [_call(call) for call in json.loads(self.tool_calls)]
+        if self.name:
+            turn["name"] = self.name
+        if self.call_id:
+            turn["tool_call_id"] = self.call_id
+        return turn
 
 
 class Row(NamedTuple):
-    """One conversation. `number` counts from 1: the line in a JSONL file, the place in a JSON array."""
+    """One conversation, or one raw `text` where there are no messages.
+
+    `number` counts from 1 within its file: the line in a JSONL file, the place in an array or table. `file` names the
+    file where a source has several, and is empty otherwise. `tools` is JSON text: the functions that may be called.
+    """
 
     number: int
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
+    tools: str = ""
+    text: str = ""
+    file: str = ""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """What comes before the last assistant turn."""
+        """What comes before the last assistant turn; empty for raw text."""
         return self.messages[: self._last]
 
     @property
     def answer(self) -> str:
-        """What the last assistant turn says."""
-        return self.messages[self._last].content
+        """What the last assistant turn says; empty for raw text."""
+        return self.messages[self._last].content if self.messages else ""
+
+    @property
+    def name(self) -> str:
+        """The row in words: "row 7", or "row 7 of b.csv" where there are several files."""
+        return f"row {self.number:,}" + (f" of {self.file}" if self.file else "")
 
     @property
     def _last(self) -> int:
-        return max(i for i, message in enumerate(self.messages) if message.role == "assistant")
+        places = (i for i, message in enumerate(self.messages) if message.role == "assistant")
+        return max(places, default=0)
+
+    def turns(self) -> list[dict[str, Any]]:
+        """The messages as chat templates read them."""
+        return [message.turn() for message in self.messages]
+
+    def content_key(self) -> int:
+        """64 bits that are equal for rows that say the same, whatever their case and spacing; blake2b."""
+        said = [self.tools, self.text, *(part for message in self.messages for part in message)]
+        plain = "\x1f".join([" ".join(part.casefold().split()) if part else "" for part in said])
+        digest = hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8)
+        return int.from_bytes(digest.digest(), "little")
 
 
-class Fault(Exception):
-    """What is wrong with one row: the fact without the row's number, and the cure."""
-
-    def __init__(self, fact: str, cure: str) -> None:
-        super().__init__(fact)
-        self.fact, self.cure = fact, cure
-
-
-def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a file. Raises DataError with all problems at once; equal problems are told once, with their rows.
-
-    Keys that a shape does not have, blank lines and a byte order mark are passed over. In `prompt` lists too every
-    assistant turn counts as one to learn from.
-    """
-    path = Path(path)
-    rows: list[Row] = []
-    faults: dict[tuple[str, str], list[int]] = {}
-    for number, record in _records(_text(path), path):
-        try:
-            if isinstance(record, Fault):
-                raise record
-            rows.append(Row(number, tuple(_messages(record))))
-        except Fault as fault:
-            faults.setdefault((fault.fact, fault.cure), []).append(number)
-    if faults:
-        raise DataError(_problems(path, faults))
-    if not rows:
-        raise DataError([_empty(path, "holds no rows")])
-    return rows
+def to_json(row: Row) -> str:
+    """A row's content as compact JSON, without number and file."""
+    quoted = encode_basestring  # half as long as json.dumps takes for lists of texts
+    messages = [f"[{','.join(map(quoted, _trimmed(message)))}]" for message in row.messages]
+    return f"[[{','.join(messages)}],{quoted(row.tools)},{quoted(row.text)}]"
 
 
-def _text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        fact = f"The data file {path} cannot be read: {error.strerror}."
-        raise DataError(
-            [Problem(str(path), fact, "Give the path of a .jsonl or .json file.")]
-        ) from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # a byte order mark is cut off before the positions are counted
-        start = error.start + (3 if raw.startswith(b"\xef\xbb\xbf") else 0)
-        line = raw.count(b"\n", 0, start) + 1
-        where = f"byte 0x{raw[start]:02X} at position {start:,} (line {line:,})"
-        fact = f"{path.name} is not UTF-8 text: {where}."
-        utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
-        cure = "It is UTF-16; save it as UTF-8." if utf16 else "Save the file as UTF-8."
-        raise DataError([Problem(str(path), fact, cure)]) from None
-    if not text.strip():
-        raise DataError([_empty(path, f"is empty ({len(raw):,} bytes)")])
-    return text
+def from_json(text: str, number: int, file: str = "") -> Row:
+    """The row that `to_json` wrote."""
+    messages, tools, raw = json.loads(text)
+    return Row(number, tuple(Message(*parts) for parts in messages), tools, raw, file)
 
 
-def _empty(path: Path, what: str) -> Problem:
-    return Problem(
-        str(path), f"{path.name} {what}.", f"Put one JSON object on each line: {SHAPES}."
-    )
+def as_record(row: Row) -> dict[str, Any]:
+    """The row as a line of a JSONL file that anybody can read: messages (and tools), or text."""
+    if not row.messages:
+        return {"text": row.text}
+    tools = {"tools": json.loads(row.tools)} if row.tools else {}
+    return {"messages": row.turns()} | tools
 
 
-def _records(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """The row numbers with the values at them; a line that is no JSON comes as a Fault."""
-    if text.lstrip().startswith("["):
-        yield from enumerate(_array(text, path), start=1)
-        return
-    # not splitlines(): it would also cut at U+2028, which may stand inside a JSON text
-    lines = text.split("\n")
-    if text.lstrip().startswith("{") and _is_one_object(text, lines):
-        fact = f"{path.name} holds a single JSON object over several lines."
-        cure = "Put each row on a line of its own, or all rows in an array: [ {...}, {...} ]."
-        raise DataError([Problem(str(path), fact, cure)])
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield number, _parsed(line)
-
-
-def _array(text: str, path: Path) -> list[Any]:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        place = ""
-        if isinstance(error, json.JSONDecodeError):
-            place = f" at line {error.lineno:,}, column {error.colno:,}"
-        fact = f"{path.name} is not valid JSON: {_reason(error)}{place}."
-        cure = "Correct that place, or put each row on a line of its own."
-        raise DataError([Problem(str(path), fact, cure)]) from None
-
-
-def _is_one_object(text: str, lines: list[str]) -> bool:
-    first = next(line for line in lines if line.strip())
-    if not isinstance(_parsed(first), Fault):
-        return False
-    return not isinstance(_parsed(text), Fault)
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        place = f" at column {error.colno:,}" if isinstance(error, json.JSONDecodeError) else ""
-        fact = f"it is not valid JSON: {_reason(error)}{place}"
-        return Fault(fact, "Correct that line: each line is one JSON object.")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return error.msg
-    deep = isinstance(error, RecursionError)
-    return "it is nested too deeply" if deep else "a number in it has too many digits"
-
-
-def _messages(record: Any) -> list[Message]:
-    """The conversation in a row of any known shape. Raises Fault."""
-    if not isinstance(record, dict):
-        raise Fault(f"it is {_kind(record)}, not an object", f"Known are: {SHAPES}.")
-    if "messages" in record:
-        messages = _turns(record["messages"], "messages")
-    elif "prompt" in record and "completion" in record:
-        prompt, completion = record["prompt"], record["completion"]
-        messages = [*_side(prompt, "prompt", "user"), *_side(completion, "completion", "assistant")]
-    elif "instruction" in record and "output" in record:
-        messages = list(_alpaca(record))
-    else:
-        columns = ", ".join(map(str, record)) or "none"
-        raise Fault(f"its columns are {columns:.200}", f"Known are: {SHAPES}. Rename the columns.")
-    if not any(message.role == "assistant" for message in messages):
-        roles = ", ".join(message.role for message in messages)
-        raise Fault(
-            f"it has no assistant turn, only {roles:.100}",
-            "Add the answer to learn, or remove the row.",
-        )
-    return messages
-
-
-def _side(value: Any, name: str, role: str) -> Iterable[Message]:
-    return [Message(role, _content(value, name))] if isinstance(value, str) else _turns(value, name)
-
-
-def _alpaca(record: dict[str, Any]) -> Iterator[Message]:
-    if record.get("system"):
-        yield Message("system", _content(record["system"], "system"))
-    user = _content(record["instruction"], "instruction")
-    if record.get("input"):
-        given = record["input"]
-        if not isinstance(given, str):
-            raise Fault(f"input is {_kind(given)}, not a text", "Make it a text.")
-        user = f"{user}\n\n{given}" if given.strip() else user
-    yield Message("user", user)
-    yield Message("assistant", _content(record["output"], "output"))
-
-
-def _turns(value: Any, name: str) -> list[Message]:
-    if not isinstance(value, list):
-        raise Fault(
-            f"{name} is {_kind(value)}, not a list of messages", "Give a list of {role, content}."
-        )
-    if not value:
-        raise Fault(f"{name} is an empty list", "Add its turns, or remove the row.")
-    return [_turn(turn, f"{name}[{place}]") for place, turn in enumerate(value)]
-
-
-def _turn(turn: Any, place: str) -> Message:
-    if not isinstance(turn, dict):
-        raise Fault(f"{place} is {_kind(turn)}, not an object", "Give {role, content}.")
-    missing = [key for key in ("role", "content") if key not in turn]
-    if missing:
-        had = ", ".join(map(str, turn)) or "nothing"
-        raise Fault(
-            f"{place} has {had:.100}, but no {' and no '.join(missing)}", "Give {role, content}."
-        )
-    role = turn["role"]
-    if role in NOT_YET or turn.get("tool_calls"):
-        what = f"the role {role!r}" if role in NOT_YET else "tool_calls"
-        raise Fault(
-            f"{place} has {what}, which is not supported yet", "Remove the rows with tools."
-        )
-    if role not in ROLES:
-        raise Fault(f"{place} has the role {role!r:.60}", f"Known are {', '.join(ROLES)}.")
-    return Message(role, _content(turn["content"], f"{place}.content"))
-
-
-def _content(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise Fault(f"{name} is {_kind(value)}, not a text", "Make it a text.")
-    if not value or value.isspace():
-        raise Fault(f"{name} is empty", "Fill it, or remove the row.")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # JSON can spell half a character, as in "\ud83d"
-            half = f"\\u{ord(value[error.start]):04x}"
-            fact = f"{name} holds {half}, half of a character, at position {error.start}"
-            raise Fault(fact, "Remove it, or write the whole character.") from None
-    return value
-
-
-def _kind(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    if isinstance(value, str):
-        return f"the text {value!r:.60}"
-    return "a list" if isinstance(value, list) else "an object"
-
-
-def _problems(path: Path, faults: dict[tuple[str, str], list[int]]) -> list[Problem]:
-    """A problem for each kind of fault, in the order of their first rows, the first SHOWN of them in full."""
-    problems = []
-    for (fact, cure), numbers in list(faults.items())[:SHOWN]:
-        where = f"{path.name}, {named(numbers)}"
-        problems.append(Problem(where, f"{where}: {fact}.", cure))
-    rest = sum(len(numbers) for numbers in list(faults.values())[SHOWN:])
-    if rest:
-        rows = "row has a problem" if rest == 1 else "rows have problems"
-        fact = f"{path.name}: {rest:,} more {rows}."
-        problems.append(Problem(path.name, fact, "They are shown when those above are mended."))
-    return problems
-
-
-def named(numbers: Sequence[int]) -> str:
-    """Row numbers in words: "row 7" or "rows 1, 2, 3 and 17 more"."""
+def named(numbers: Sequence[int], count: int | None = None) -> str:
+    """Row numbers in words: "row 7" or "rows 1, 2, 3 and 17 more"; `count` when there are more than `numbers`."""
+    count = len(numbers) if count is None else count
     first = ", ".join(f"{number:,}" for number in numbers[:NAMED])
-    more = f" and {len(numbers) - NAMED:,} more" if len(numbers) > NAMED else ""
-    return f"row{'s' if len(numbers) > 1 else ''} {first}{more}"
+    more = f" and {count - NAMED:,} more" if count > NAMED else ""
+    return f"row{'s' if count > 1 else ''} {first}{more}"
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    """A tool call in the form that chat templates read."""
+    called = {"name": call["name"], "arguments": call["arguments"]}
+    return {"type": "function", "function": called} | ({"id": call["id"]} if "id" in call else {})
+
+
+def _trimmed(message: Message) -> list[str]:
+    """The message's fields without the empty ones at the end."""
+    fields = list(message)
+    while len(fields) > 2 and not fields[-1]:
+        fields.pop()
+    return fields
