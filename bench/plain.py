@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workbench.data.encode import encode
-from workbench.data.rows import read_rows
+from workbench.data.batching import order
+from workbench.data.encode import encode, tokenize
+from workbench.data.table import read
+from workbench.data.tokenizer import ChatTokenizer
 from workbench.recipe import Recipe
 from workbench.worker import backends, precision, sft_settings
 
@@ -78,9 +80,8 @@ def main(backend: str, recipe_path: str, file: str, steps: str) -> None:
     chosen = precision.choose(recipe.model.compute_dtype)
     tokenizer = module.load_tokenizer(recipe)
     length = recipe.model.max_length
-    rows = encode(
-        read_rows(recipe.data.train), tokenizer, max_length=length, loss_on="assistant"
-    ).rows
+    tokenized = tokenize(read(recipe.data.train), ChatTokenizer.of(tokenizer), loss_on="assistant")
+    rows = encode(tokenized, max_length=length)
     set_seed(recipe.training.seed)
     model = (unsloth_model if backend == "unsloth" else peft_model)(recipe, chosen.dtype)
     fields = sft_settings.settings(
@@ -97,13 +98,24 @@ def main(backend: str, recipe_path: str, file: str, steps: str) -> None:
                 line = {"step": state.global_step, "t": time.time(), "loss": logs["loss"]}
                 out.write(json.dumps(line) + "\n")
 
+    # The same rows in the same steps as a run, laid one after the other.
+    epochs = -(-int(steps) * recipe.effective_batch // len(rows))
+    batch = recipe.training.batch_size
+    places = [
+        place
+        for epoch in range(epochs)
+        for place in order(
+            rows.lengths, batch, seed=recipe.training.seed, epoch=epoch, grouped=False
+        ).tolist()
+    ]
+    fields["train_sampling_strategy"] = "sequential"
+    prepared = [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
+
     exact = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
     trainer = SFTTrainer(
         model=model,
         args=sft_settings.sft_config(fields)[0],
-        train_dataset=Dataset.from_list(
-            [{"input_ids": r.input_ids, "labels": r.labels} for r in rows]
-        ),
+        train_dataset=Dataset.from_list(prepared).select(places),
         processing_class=tokenizer,
         callbacks=[Times()],
     )

@@ -1,6 +1,9 @@
 """What the tests share: the tiny lane, short recipes on it, and one run that is trained once for all of them."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +17,14 @@ ROOT = Path(__file__).parents[1]
 TINY = ROOT / "data" / "tiny"
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for a hub is a fault
+# Rows and tokens are read anew in each session, and leave nothing in the user's cache.
+os.environ["WORKBENCH_CACHE"] = tempfile.mkdtemp(prefix="workbench-test-cache-")
 os.environ["PYTHONWARNINGS"] = (
     "default"  # for the workers: what they use that is deprecated shows in worker.log
 )
+
+
+atexit.register(shutil.rmtree, os.environ["WORKBENCH_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

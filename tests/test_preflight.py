@@ -60,7 +60,7 @@ def test_everything_that_is_wrong_comes_at_once(says, tmp_path: Path) -> None:
         "model.compute_dtype is float16; on a CPU the loss is not scaled for it, so small gradients become 0. Set it to auto, which takes float32 here.",
         "rows.jsonl, row 1: it has no assistant turn, only user. Add the answer to learn, or remove the row.",
         f"The data file {tmp_path}/gone.jsonl cannot be read: No such file or directory."
-        " Give the path of a .jsonl or .json file.",
+        " Give the path of a file or folder, or a name on the hub such as tatsu-lab/alpaca.",
     ]
 
 
@@ -102,11 +102,27 @@ def test_held_out_rows_that_are_trained_on_are_refused(says, tmp_path: Path) -> 
 
 
 def test_scoring_needs_heldout_rows(says) -> None:
-    assert says(data={"heldout": None}, samples={"score_rows": 5}) == [
+    alone = {"heldout": None, "heldout_share": 0}
+    assert says(data=alone, samples={"score_rows": 5}) == [
         "samples.score_rows is 5, but there are no held-out rows to score."
         " Give data.heldout, or set samples.score_rows to 0.",
     ]
-    assert says(data={"heldout": None}, samples={"score_rows": 0}) == []
+    assert says(data=alone, samples={"score_rows": 0}) == []
+
+
+def test_rows_are_held_out_where_no_file_is_given(says) -> None:
+    assert says(data={"heldout": None}, samples={"score_rows": 5}) == []
+
+
+def test_rows_that_teach_nothing_are_refused_before_a_worker_starts(says) -> None:
+    assert says(model={"max_length": 16}) == [
+        "Nothing is left to learn in any of the 2,400 rows: 2,400 are longer than 16 tokens and were cut before"
+        " their answers begin. Raise model.max_length; the longest is row 113 with 82 tokens."
+    ]
+    assert says(data={"loss_on": ["tool"]}) == [
+        "Nothing is left to learn in any of the 2,400 rows: none of their tokens belongs to what data.loss_on names"
+        " (['tool']). Mend the template's {% generation %} marks, or set data.loss_on to all."
+    ]
 
 
 def test_what_this_machine_cannot_compute_is_refused(says, here: Machine) -> None:

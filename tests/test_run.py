@@ -362,7 +362,7 @@ def test_an_unused_spare_ends_when_it_is_closed():
                 "lora": {"rslora": True, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"]},
                 "data": {"loss_on": "all"},
                 "training": {
-                    "packing": True,
+                    "batching": "packed",
                     "optimizer": "adamw_8bit",
                     "gradient_checkpointing": True,
                     "accumulation": 2,

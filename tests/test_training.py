@@ -1,14 +1,11 @@
-"""The worker's parts by themselves, in this process: batches, packing, every field of SFTConfig, checkpoints."""
+"""The worker's parts by themselves, in this process: every field of SFTConfig, what a step tells, checkpoints."""
 
 import json
 import math
-import warnings
 from types import SimpleNamespace
 
 import pytest
 
-from workbench.data.encode import encode
-from workbench.data.rows import read_rows
 from workbench.events import EventLog, History
 from workbench.worker import sft_settings, training
 from workbench.worker.backends import peft
@@ -16,57 +13,6 @@ from workbench.worker.failures import explain
 from workbench.worker.precision import Precision
 
 FLOAT32 = Precision("float32", "for the test")
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny):
-    with warnings.catch_warnings():  # imports of the libraries warn about each other
-        warnings.simplefilter("ignore")
-        peft.import_libraries()
-    return peft.load(tiny, FLOAT32)
-
-
-@pytest.fixture(scope="module")
-def encoded(tiny, loaded):
-    rows = read_rows(tiny.data.heldout)[:6]
-    return encode(rows, loaded.tokenizer, max_length=256, loss_on="assistant")
-
-
-def mean_loss(model, batch) -> tuple[float, int]:
-    """Nats per trained token, and how many there are."""
-    import torch
-
-    counts = batch.pop("tokens"), batch.pop("trained_tokens")
-    labels = batch.pop("labels")
-    with torch.no_grad():
-        logits = model(**batch, use_cache=False).logits[:, :-1]
-    targets = labels[:, 1:]
-    loss = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), targets, ignore_index=-100, reduction="sum"
-    )
-    kept = int((targets != -100).sum())
-    assert kept == counts[1]
-    return loss.item() / kept, kept
-
-
-def test_packed_rows_do_not_see_each_other(loaded, encoded):
-    padded = training.collator(loaded.tokenizer.pad_token_id, None)
-    packed = training.collator(loaded.tokenizer.pad_token_id, peft.packed_fields)
-    loaded.model.eval()
-    apart = mean_loss(loaded.model, padded(list(training.dataset(encoded, pack_to=None))))
-    together = mean_loss(loaded.model, packed(list(training.dataset(encoded, pack_to=256))))
-    assert together[1] == apart[1]
-    assert together[0] == pytest.approx(apart[0], abs=1e-4)
-
-
-def test_padding_is_neither_seen_nor_trained(loaded, encoded):
-    batch = training.collator(loaded.tokenizer.pad_token_id, None)(
-        list(training.dataset(encoded, pack_to=None))
-    )
-    padding = batch["attention_mask"] == 0
-    assert padding.any()
-    assert (batch["labels"][padding] == -100).all()
-    assert batch["tokens"] == int((~padding).sum()) == encoded.tokens
 
 
 def test_each_field_of_sft_config_is_set_on_purpose(tiny, tmp_path):

@@ -1,6 +1,6 @@
 """Everything about a recipe that can be known before a worker starts, all problems together.
 
-Looks at the model's headers, the data files and the machine; imports neither torch nor a tokenizer, loads no weights.
+Looks at the model's headers and tokenizer, the data files and the machine; imports no torch, loads no weights.
 """
 
 import difflib
@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 
 from . import models
-from .data.rows import Row, read_rows
+from .data import sides
+from .data.encode import encode, tokenize
+from .data.tokenizer import ChatTokenizer
 from .machine import BFLOAT16, NEEDED, Machine, choose_backend, gib, look
 from .problems import DataError, Problem, RunError
 from .recipe import Recipe
@@ -23,6 +25,7 @@ OPTIMIZER_BYTES = {
     "sgd": 0,
 }
 CHECKPOINTS = 2 + 1  # two are kept, and a third is written before the oldest goes
+TOKENIZED = 20_000  # rows up to which all are tokenized here (some seconds); of more, so many
 WORKBENCH = 4 * 2**20  # bytes for the log, the tokenizer and all else that is not the adapter
 
 
@@ -31,7 +34,7 @@ def check(
 ) -> list[Problem]:
     """What stands in the way of this run, empty when nothing is known to; `outputs` is where its folder will be."""
     machine = machine or look()
-    problems = [*_backend(recipe, machine), *_data(recipe), *_samples(recipe)]
+    problems = [*_backend(recipe, machine), *_data(recipe)]
     try:
         model = models.read(recipe.model.name, recipe.model.revision)
         layers = model.linear_layers()
@@ -77,44 +80,63 @@ def _wants_bitsandbytes(recipe: Recipe) -> bool:
 
 
 def _data(recipe: Recipe) -> list[Problem]:
-    train, heldout = recipe.data.train, recipe.data.heldout
-    rows, problems = _rows(train)
-    if heldout is None:
-        return problems
-    if Path(heldout).exists() and Path(train).exists() and os.path.samefile(train, heldout):
+    train, heldout, problems = recipe.data.train, recipe.data.heldout, []
+    both_there = heldout and Path(heldout).exists() and Path(train).exists()
+    if both_there and os.path.samefile(train, heldout):
         fact = f"data.heldout is {heldout}, the same file as data.train, so it could not tell learning from memorizing."
-        return [
-            *problems,
-            Problem("data.heldout", fact, "Give rows that are not trained on, or leave it out."),
-        ]
-    held, more = _rows(heldout)
-    known = {row.messages for row in rows}
-    if held and rows and all(row.messages in known for row in held):
-        fact = f"All {len(held):,} held-out rows are training rows too, so they could not tell learning from memorizing."
-        more.append(Problem("data.heldout", fact, "Take them out of the training rows."))
-    return problems + more
-
-
-def _rows(path: str) -> tuple[list[Row], list[Problem]]:
+        cure = "Give rows that are not trained on, or leave it out."
+        problems.append(Problem("data.heldout", fact, cure))
+        recipe = recipe.replace(data={"heldout": None})
     try:
-        return read_rows(path), []
+        both = sides.read(recipe.data)
     except DataError as error:
-        return [], error.problems
+        return problems + error.problems
+    return [
+        *problems,
+        *_leak(recipe, both),
+        *_unscorable(recipe, both),
+        *_unlearnable(recipe, both.train),
+    ]
 
 
-def _samples(recipe: Recipe) -> list[Problem]:
-    samples = recipe.samples
-    if recipe.data.heldout:
+def _leak(recipe: Recipe, both: sides.Sides) -> list[Problem]:
+    """Held-out rows that are all trained on too; fewer than all are for the report to tell."""
+    if not (recipe.data.heldout and both.heldout):
         return []
-    problems = []
-    if samples.score_rows:
-        fact = f"samples.score_rows is {samples.score_rows:,}, but there are no held-out rows to score."
-        problems.append(
-            Problem(
-                "samples.score_rows", fact, "Give data.heldout, or set samples.score_rows to 0."
-            )
+    if not set(both.heldout.keys().tolist()) <= set(both.train.keys().tolist()):
+        return []
+    fact = f"All {len(both.heldout):,} held-out rows are training rows too, so they could not tell learning from memorizing."
+    return [Problem("data.heldout", fact, "Take them out of the training rows.")]
+
+
+def _unscorable(recipe: Recipe, both: sides.Sides) -> list[Problem]:
+    score = recipe.samples.score_rows
+    if not score or (both.heldout and both.heldout.rows.shape.name != "text"):
+        return []
+    lack = "raw text has no answers" if both.heldout else "there are no held-out rows"
+    fact = f"samples.score_rows is {score:,}, but {lack} to score."
+    cure = "Give data.heldout, or set samples.score_rows to 0."
+    return [Problem("samples.score_rows", fact, cure)]
+
+
+def _unlearnable(recipe: Recipe, train: sides.Side) -> list[Problem]:
+    """Whether the chat template can write the rows, and leaves something to learn in them."""
+    data = recipe.data
+    try:
+        tokenizer = ChatTokenizer.load(
+            recipe.model.name, recipe.model.revision, template=data.template
         )
-    return problems
+    except DataError as error:
+        # What is wrong with the model itself is told once, by `models`.
+        return [problem for problem in error.problems if problem.where != "model.name"]
+    whole = len(train.rows) <= TOKENIZED
+    rows, positions = (train.rows, train.positions) if whole else (train.first(TOKENIZED), None)
+    try:
+        tokenized = tokenize(rows, tokenizer, loss_on=data.loss_on)
+        encode(tokenized, max_length=recipe.model.max_length, positions=positions)
+    except DataError as error:
+        return error.problems
+    return []
 
 
 def _model(recipe: Recipe, model: models.Model) -> list[Problem]:

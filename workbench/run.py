@@ -320,13 +320,24 @@ def runs(outputs: str | Path = "outputs") -> list[Run]:
 
 
 def _absolute(recipe: Recipe) -> Recipe:
-    """The recipe with paths that mean the same from any folder."""
-    data = {"train": str(Path(recipe.data.train).resolve())}
-    if recipe.data.heldout:
-        data["heldout"] = str(Path(recipe.data.heldout).resolve())
+    """The recipe with paths that mean the same from any folder; names on the hub and templates stay as they are."""
+    data = {}
+    for name in ("train", "heldout", "template"):
+        if (value := getattr(recipe.data, name)) and _is_there(value):
+            data[name] = str(Path(value).expanduser().resolve())
     changed = recipe.replace(data=data)
     if is_local(recipe.model.name):
         changed = changed.replace(
             model={"name": str(Path(recipe.model.name).expanduser().resolve())}
         )
     return changed
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (
+        OSError,
+        ValueError,
+    ):  # a template's text is too long for a path, or holds what none may
+        return False

@@ -8,9 +8,12 @@ import json
 import sys
 from pathlib import Path
 
+from workbench.data import batching
+from workbench.data.encode import Tokenized, encode
+from workbench.data.rows import Message, Row
 from workbench.problems import RunError
 from workbench.recipe import Recipe
-from workbench.worker import backends, precision
+from workbench.worker import backends, feeding, precision, sft_settings, training
 
 # Two rows of token ids: short, since Triton's interpreter takes its time. The first three are not learned.
 ROWS = ([5, 17, 42, 311, 99, 640, 7, 23, 1001, 64], [9, 8, 300, 512, 77, 21])
@@ -32,9 +35,11 @@ def main(name, recipe_file, adapter, folder):
     found["layers"] = sorted({type(layer).__name__ for layer in linear_layers(model)})
     model = backend.attach_saved(model, Path(adapter), trainable=True)
     found["trainable"] = [p for p, tensor in model.named_parameters() if tensor.requires_grad]
-    found["float32"] = loss_and_gradients(model, padded())
-    found["packed"] = loss_and_gradients(model, packed(backend))
+    found["float32"] = loss_and_gradients(model, batch())
+    found["packed"] = loss_and_gradients(model, batch(backend.packed_fields))
+    found["tokens"] = [losses(model, batch(how)) for how in (None, backend.packed_fields)]
     found["answers"] = answers(backend, model)
+    found["step"] = packed_step(backend, recipe, model, folder)
     if name == "unsloth":
         found["fused"] = fused(backend, recipe, adapter)
     (folder / "measured.json").write_text(json.dumps(found))
@@ -50,13 +55,58 @@ def fused(backend, recipe, adapter):
     model, _ = load(backend, recipe, "float16")
     model = backend.attach_saved(model, Path(adapter), trainable=True)
     layer = model.base_model.model.model.layers[0]
-    found = loss_and_gradients(model, padded())
+    found = loss_and_gradients(model, batch())
     found["kernels"] = [
         layer.self_attn.apply_qkv.__name__,
         layer.self_attn.apply_o.__name__,
         layer.mlp.forward.__name__,
     ]
     return found
+
+
+def packed_step(backend, recipe, model, folder):
+    """What the worker's own trainer says of both rows: evaluated side by side, then one step on them packed."""
+    from transformers import TrainerCallback
+
+    encoded = encode(tokenized(), max_length=recipe.model.max_length)
+    recipe = recipe.replace(training={"batching": "packed", "steps": 1, "batch_size": 2})
+    options = backend.trainer_options(recipe)
+    kind = precision.Precision("float32", "The test asks for it.")
+    fields = sft_settings.settings(recipe, kind, folder, on_gpu=False, backend=options)
+    trainer = training.trainer(
+        model=model,
+        tokenizer=backend.load_tokenizer(recipe),
+        config=sft_settings.sft_config(fields)[0],
+        train=encoded,
+        heldout=encoded,
+        batching=batching.plan(
+            encoded.lengths, batch_size=2, accumulation=1, max_length=64, wanted="packed"
+        ),
+        packed_fields=backend.packed_fields,
+        callback=TrainerCallback(),
+    )
+    evaluated = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    return {
+        "evaluated": evaluated,
+        "loss": logged["loss"],
+        "tokens": [trainer.tokens, trainer.trained_tokens],
+    }
+
+
+def tokenized():
+    import pyarrow as pa
+
+    masks = [[0] * 3 + [1] * (len(row) - 3) for row in ROWS]
+    columns = [
+        pa.array(ROWS, pa.list_(pa.int32())),
+        pa.array(masks, pa.list_(pa.uint8())),
+    ]
+    turns = (Message("user", "Hi."), Message("assistant", "Hi."))
+    rows = [Row(number, turns) for number, _ in enumerate(ROWS, 1)]
+    table = pa.Table.from_arrays(columns, ["input_ids", "mask"])
+    return Tokenized(rows, table, None, "assistant", frozenset({0}))
 
 
 def linear_layers(model):
@@ -66,40 +116,34 @@ def linear_layers(model):
     return [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
 
 
-def padded():
-    """Both rows as a batch `(2, longest)`."""
+def batch(packed_fields=None):
+    """Both rows as the worker feeds them: padded, or packed into one sequence as the backend wants it."""
+    import numpy as np
+
+    masks = [np.arange(len(row)) >= 3 for row in ROWS]
+    pieces = [feeding.Piece(np.array(row), mask) for row, mask in zip(ROWS, masks, strict=True)]
+    made = (
+        feeding.packed([pieces], 0, packed_fields) if packed_fields else feeding.padded(pieces, 0)
+    )
+    return {name: value for name, value in made.items() if name not in ("tokens", "trained_tokens")}
+
+
+def losses(model, inputs):
+    """The loss of each learned token in nats, row by row."""
     import torch
 
-    longest = max(map(len, ROWS))
-    lines = [
-        (row + [0] * (longest - len(row)), [1] * len(row) + [0] * (longest - len(row)))
-        for row in ROWS
-    ]
-    ids, mask = (torch.tensor(column) for column in zip(*lines, strict=True))
-    labels = ids.masked_fill(mask == 0, -100)
-    labels[:, :3] = -100
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    labels = inputs["labels"][:, 1:]
+    with torch.no_grad():
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**given, use_cache=False).logits[:, :-1].transpose(1, 2).float()
+    each = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="none")
+    return each[labels != -100].tolist()
 
 
-def packed(backend):
-    """Both rows laid end to end `(1, total)`, as the worker's collator does it."""
-    import torch
-
-    labels = [label for row in ROWS for label in [-100] * 3 + row[3:]]
-    batch = {
-        "input_ids": torch.tensor([[token for row in ROWS for token in row]]),
-        "labels": torch.tensor([labels]),
-        "position_ids": torch.tensor([[place for row in ROWS for place in range(len(row))]]),
-    }
-    if backend.NAME == "unsloth":
-        batch |= backend.packed_fields([len(row) for row in ROWS])
-    return batch
-
-
-def loss_and_gradients(model, batch):
+def loss_and_gradients(model, inputs):
     model.train()
     model.zero_grad()
-    loss = model(**batch, use_cache=False).loss  # with a cache, Transformers sees no boundaries
+    loss = model(**inputs, use_cache=False).loss  # with a cache, Transformers sees no boundaries
     loss.backward()
     norms = {
         n: p.grad.float().norm().item() for n, p in model.named_parameters() if p.requires_grad

@@ -46,10 +46,24 @@ def test_fused_kernels_give_the_same_loss_and_gradients(measured):
 
 
 @pytest.mark.parametrize("backend", ["unsloth", "peft"])
-def test_packed_rows_do_not_see_each_other(measured, backend):
-    found = measured[backend]
-    assert found["packed"]["loss"] == pytest.approx(found["float32"]["loss"], rel=FLOAT32)
-    compare(found["packed"], found["float32"], FLOAT32)
+def test_packed_rows_give_the_loss_and_gradients_of_rows_alone(measured, backend):
+    compare(measured[backend]["packed"], measured[backend]["float32"], FLOAT32)
+
+
+@pytest.mark.parametrize("backend", ["unsloth", "peft"])
+def test_packed_rows_give_each_token_the_loss_it_has_alone(measured, backend):
+    apart, together = measured[backend]["tokens"]
+    assert len(apart) == 10  # of two rows of 10 and 6 tokens, all but the first three
+    assert together == pytest.approx(apart, rel=FLOAT32)
+    assert apart == pytest.approx(measured["peft"]["tokens"][0], rel=10 * FLOAT32)
+
+
+@pytest.mark.parametrize("backend", ["unsloth", "peft"])
+def test_the_trainer_tells_the_same_loss_packed_and_side_by_side(measured, backend):
+    step, alone = measured[backend]["step"], measured[backend]["float32"]["loss"]
+    assert step["evaluated"] == pytest.approx(alone, rel=FLOAT32)
+    assert step["loss"] == pytest.approx(alone, rel=FLOAT32)
+    assert step["tokens"] == [16, 10]
 
 
 def compare(ours, theirs, tolerance):

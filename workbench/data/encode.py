@@ -1,108 +1,291 @@
 """Turns rows into what is trained: token ids, and labels that say which of them the loss counts.
 
-Knows nothing of files or trainers. `template.py` writes the conversations; here they are cut and counted.
+Every row is tokenized once, uncut, and kept in the cache; what is cut to which length is decided on reading it.
+Knows nothing of files or trainers. `masks.py` writes and marks the conversations; here they are kept, cut and counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..problems import DataError, Problem
+from ..recipe import LossOn
+from . import cache, masks
 from .rows import Row, named
-from .template import Tokens, prompt_ids, prompt_text, tokens
+from .tokenizer import ChatTokenizer
 
-__all__ = ["IGNORED", "Encoded", "EncodedRow", "encode", "prompt_ids", "prompt_text"]
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
+BATCH = 2_000  # rows written to the cache, and counted, at once
+VERSION = 1  # of the cache's entries; another one makes them anew
+Progress = Callable[[int, int | None], None]
 
 
 class EncodedRow(NamedTuple):
-    """A row as it is trained: ids and labels of the same length; a label is its token's id, or IGNORED."""
+    """A row as it is trained: ids and labels of the same length; a label is its token's id, or IGNORED.
+
+    The first label is always IGNORED: nothing predicts the first token.
+    """
 
     number: int
     input_ids: list[int]
     labels: list[int]
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """The rows that are trained, and what was done to get there.
+@dataclass(frozen=True, eq=False)
+class Tokenized:
+    """Every row's ids and mask, uncut, memory-mapped from `path` where they are kept.
 
-    `tokens` and `trained_tokens` count what is left after cutting. `cut_rows` is how many rows were longer than the
-    sequence length; `longest` is the tokens of the longest row before cutting, `longest_row` its number. `untrained`
-    are the numbers of the rows that were left out because nothing in them would be learned.
+    `table` has the columns `input_ids` (list of int32) and `mask` (list of uint8, 1 where a token is learned), a row
+    for each row of `rows`. `end_ids` are the tokens that can end a turn.
     """
 
-    rows: list[EncodedRow]
-    tokens: int
-    trained_tokens: int
-    cut_rows: int
-    longest: int
-    longest_row: int
-    untrained: tuple[int, ...]
-    warnings: tuple[Problem, ...]
+    rows: Sequence[Row]
+    table: "pa.Table"
+    path: Path | None
+    loss_on: LossOn
+    end_ids: frozenset[int]
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def lengths(self) -> "np.ndarray":
+        """Tokens of each row, `(rows,)`."""
+        return _joined([batch.lengths for batch in self.batches()])
+
+    def ids(self, position: int) -> "np.ndarray":
+        """The token ids of the row at a position from 0, `(tokens,)`."""
+        return self.table["input_ids"][position].values.to_numpy()
+
+    def mask(self, position: int) -> "np.ndarray":
+        """1 where a token of that row is learned, `(tokens,)`."""
+        return self.table["mask"][position].values.to_numpy()
+
+    def batches(self) -> Iterator["Batch"]:
+        """The rows as flat arrays, some thousands at a time, in order."""
+        import numpy as np
+
+        for piece in self.table.to_batches():
+            ids, mask = piece["input_ids"], piece["mask"]
+            offsets = ids.offsets.to_numpy().astype(np.int64)
+            flat = (column.values.to_numpy() for column in (ids, mask))
+            yield Batch(offsets, *flat)
+
+
+class Batch(NamedTuple):
+    """Rows laid end to end: row i has the tokens from `offsets[i]` up to `offsets[i + 1]`."""
+
+    offsets: "np.ndarray"
+    ids: "np.ndarray"
+    mask: "np.ndarray"
+
+    @property
+    def lengths(self) -> "np.ndarray":
+        return self.offsets[1:] - self.offsets[:-1]
+
+    def trained(self, max_length: int | None = None, *, first: int = 0) -> "np.ndarray":
+        """Learned tokens of each row, from its token `first` up to `max_length`, `(rows,)`."""
+        import numpy as np
+
+        before = np.concatenate(([0], np.cumsum(self.mask, dtype=np.int64)))
+        starts, ends = self.offsets[:-1], self.offsets[1:]
+        if max_length is not None:
+            ends = np.minimum(ends, starts + max_length)
+        return before[ends] - before[np.minimum(starts + first, ends)]
+
+    def ends_learned(self, end_ids: frozenset[int]) -> "np.ndarray":
+        """Whether one of a row's last two learned tokens can end a turn; a line break may follow it. `(rows,)` of bool."""
+        import numpy as np
+
+        learned = np.flatnonzero(self.mask)
+        ending = np.isin(self.ids[learned], list(end_ids))
+        after = np.concatenate(([0], np.cumsum(ending)))
+        until = np.searchsorted(learned, self.offsets[1:])
+        since = np.maximum(np.searchsorted(learned, self.offsets[:-1]), until - 2)
+        return (after[until] > after[since]) | (until == since)
+
+
+class Encoded(Sequence[EncodedRow]):
+    """The rows that are trained, cut to `max_length` tokens, and what was done to get there.
+
+    `positions` say where in `tokenized` they are and `lengths` how many tokens they have. `tokens` and
+    `trained_tokens` count what is left after cutting, the latter what is predicted. `cut_rows` is how many rows were longer; `longest` is the tokens
+    of the longest row before cutting, `longest_row` its number. `untrained` are the numbers of the rows that were left
+    out because nothing in them would be learned.
+    """
+
+    def __init__(
+        self, tokenized: Tokenized, counts: "_Counts", max_length: int, *, run_on: bool = False
+    ) -> None:
+        import numpy as np
+
+        self.tokenized, self.max_length = tokenized, max_length
+        self._until = None if run_on else max_length
+        kept = np.ones(len(counts.learned), bool) if run_on else counts.learned > 0
+        self.positions = counts.positions[kept]
+        self.lengths = counts.lengths[kept]
+        if not run_on:
+            self.lengths = np.minimum(self.lengths, max_length)
+        self.tokens = int(self.lengths.sum())
+        self.trained_tokens = int(counts.learned[kept].sum())
+        self.cut_rows = 0 if run_on else int((counts.lengths > max_length).sum())
+        top = int(counts.lengths.argmax())
+        self.longest = int(counts.lengths[top])
+        self.longest_row = tokenized.rows[int(counts.positions[top])].number
+        self.untrained = tuple(self._numbers(counts.positions[~kept]))
+        self.warnings = tuple(self._warnings(counts, kept))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, place: int) -> EncodedRow:
+        position = int(self.positions[place])
+        ids = self.tokenized.ids(position)[: self._until].tolist()
+        mask = self.tokenized.mask(position)[: self._until]
+        labels = [token if on else IGNORED for token, on in zip(ids, mask, strict=True)]
+        return EncodedRow(self.tokenized.rows[position].number, ids, [IGNORED, *labels[1:]])
+
+    def _numbers(self, positions: "np.ndarray") -> list[int]:
+        return [self.tokenized.rows[int(position)].number for position in positions]
+
+    def _warnings(self, counts: "_Counts", kept: "np.ndarray") -> list[Problem]:
+        of = len(counts.positions)
+        longer = counts.lengths > (self._until or self.longest)
+        length = f"row {self.longest_row:,} with {self.longest:,} tokens"
+        cut, unended = counts.positions[longer], counts.positions[~counts.ended]
+        cut_off, unmarked = (counts.positions[~kept & side] for side in (longer, ~longer))
+        return [
+            *_cut(self._numbers(cut), of, length, self.max_length),
+            *_left_out(self._numbers(cut_off), self._numbers(unmarked), of),
+            *_without_end(self._numbers(unended), of),
+        ]
+
+
+class _Counts(NamedTuple):
+    """Of the rows at `positions`, `(rows,)` each: tokens before cutting, learned ones after it (the first token of a
+    row is none, since nothing predicts it), and whether an end is learned."""
+
+    positions: "np.ndarray"
+    lengths: "np.ndarray"
+    learned: "np.ndarray"
+    ended: "np.ndarray"
+
+
+def tokenize(
+    rows: Sequence[Row],
+    tokenizer: ChatTokenizer,
+    *,
+    loss_on: LossOn,
+    progress: Progress | None = None,
+) -> Tokenized:
+    """Writes, tokenizes and masks all rows; those of a file are kept, so that the second time takes no time.
+
+    `progress` is told how many of how many rows are done. Raises DataError when the chat template cannot be used.
+    """
+    import pyarrow as pa
+
+    def made() -> Iterator[pa.RecordBatch]:
+        remaining, done = masks.tokens(rows, tokenizer, loss_on=loss_on), 0
+        while some := list(islice(remaining, BATCH)):
+            yield _record_batch(some)
+            done += len(some)
+            if progress:
+                progress(done, len(rows))
+
+    def keep(place: Path) -> None:
+        with pa.OSFile(str(place), "wb") as file, pa.ipc.new_stream(file, _schema()) as stream:
+            for batch in made():
+                stream.write_batch(batch)
+
+    key, path = getattr(rows, "key", None), None
+    if key is None:
+        table = pa.Table.from_batches(made(), _schema())
+    else:
+        parts = (VERSION, key, tokenizer.key, loss_on)
+        path = cache.kept(f"tokens-{cache.key(*parts)}.arrow", keep)
+        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    return Tokenized(rows, table, path, loss_on, frozenset(tokenizer.end_ids))
 
 
 def encode(
-    rows: Sequence[Row], tokenizer: Any, *, max_length: int, loss_on: Literal["assistant", "all"]
+    tokenized: Tokenized,
+    *,
+    max_length: int,
+    positions: "np.ndarray | None" = None,
+    run_on: bool = False,
 ) -> Encoded:
-    """Writes, masks and cuts rows to `max_length` tokens.
+    """What is trained of the rows at `positions` (all, if not given), cut to `max_length` tokens.
 
-    Rows in which nothing is left to learn are left out and reported. Raises DataError when that is all of them, or
-    when the tokenizer's chat template cannot be used.
+    Rows in which nothing is left to learn are left out and reported. With `run_on` (wrapped batches) rows go on in the
+    next sequence: nothing is cut or left out. Raises DataError when nothing is left to learn in any row.
     """
-    kept: list[EncodedRow] = []
-    cut: list[int] = []
-    untrained: list[int] = []
-    unended: list[int] = []
-    longest = longest_row = 0
-    end_tokens = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    for row in tokens(rows, tokenizer, loss_on=loss_on):
-        if len(row.ids) > longest:
-            longest, longest_row = len(row.ids), row.number
-        if len(row.ids) > max_length:
-            cut.append(row.number)
-        if loss_on == "assistant" and not _learns_to_end(row, end_tokens):
-            unended.append(row.number)
-        labels = [token if on else IGNORED for token, on in zip(row.ids, row.mask, strict=True)]
-        labels = labels[:max_length]
-        if any(label != IGNORED for label in labels[1:]):  # nothing predicts the first token
-            kept.append(EncodedRow(row.number, row.ids[:max_length], labels))
-        else:
-            untrained.append(row.number)
-    length = f"row {longest_row:,} with {longest:,} tokens"
-    if not kept:
-        raise DataError([_nothing_left(len(rows), len(cut), length, max_length)])
-    warnings = [
-        *_cut(cut, len(rows), length, max_length),
-        *_left_out(untrained, set(cut), len(rows)),
-        *_without_end(unended, len(rows)),
-    ]
-    return Encoded(
-        rows=kept,
-        tokens=sum(len(row.input_ids) for row in kept),
-        trained_tokens=sum(len(row.labels) - row.labels.count(IGNORED) for row in kept),
-        cut_rows=len(cut),
-        longest=longest,
-        longest_row=longest_row,
-        untrained=tuple(untrained),
-        warnings=tuple(warnings),
+    import numpy as np
+
+    batches = list(tokenized.batches())
+    asked = np.arange(len(tokenized)) if positions is None else np.asarray(positions)
+    counts = _Counts(
+        asked,
+        _joined([batch.lengths for batch in batches])[asked],
+        _joined([batch.trained(None if run_on else max_length, first=1) for batch in batches])[
+            asked
+        ],
+        _ended(tokenized, batches)[asked],
     )
+    if not counts.learned.any():
+        raise DataError([_nothing_left(tokenized, counts, max_length)])
+    return Encoded(tokenized, counts, max_length, run_on=run_on)
 
 
-def _learns_to_end(row: Tokens, end_tokens: set[int]) -> bool:
-    """Whether the last learned tokens hold one that can end a turn; a line break may follow it."""
-    learned = [token for token, on in zip(row.ids, row.mask, strict=True) if on]
-    return not learned or any(token in end_tokens for token in learned[-2:])
+def _ended(tokenized: Tokenized, batches: list[Batch]) -> "np.ndarray":
+    """Whether the end of the answer is learned, `(rows,)`; not asked where everything is, or none of the answers."""
+    import numpy as np
+
+    loss_on = tokenized.loss_on
+    if loss_on == "all" or (isinstance(loss_on, list) and "assistant" not in loss_on):
+        return np.ones(len(tokenized), bool)
+    return _joined([batch.ends_learned(tokenized.end_ids) for batch in batches])
 
 
-def _nothing_left(rows: int, cut: int, longest: str, max_length: int) -> Problem:
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema([("input_ids", pa.list_(pa.int32())), ("mask", pa.list_(pa.uint8()))])
+
+
+def _record_batch(rows: list[masks.Tokens]) -> "pa.RecordBatch":
+    import numpy as np
+    import pyarrow as pa
+
+    ends = np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int32)
+    ids = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int32, ends[-1])
+    mask = np.frombuffer(b"".join(row.mask for row in rows), np.uint8)
+    columns = [pa.ListArray.from_arrays(ends, values) for values in (ids, mask)]
+    return pa.RecordBatch.from_arrays(columns, schema=_schema())
+
+
+def _joined(parts: list[Any]) -> "np.ndarray":
+    import numpy as np
+
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _nothing_left(tokenized: Tokenized, counts: _Counts, max_length: int) -> Problem:
+    rows, cut = len(counts.positions), int((counts.lengths > max_length).sum())
     fact = f"Nothing is left to learn in any of the {rows:,} rows"
     if cut:
+        top = int(counts.lengths.argmax())
+        number = tokenized.rows[int(counts.positions[top])].number
+        longest = f"row {number:,} with {int(counts.lengths[top]):,} tokens"
         fact += f": {cut:,} are longer than {max_length:,} tokens and were cut before their answers begin"
         cure = f"Raise model.max_length; the longest is {longest}."
         return Problem("model.max_length", fact + ".", cure)
-    fact += ": the chat template marks none of their tokens as the assistant's."
+    fact += f": none of their tokens belongs to what data.loss_on names ({tokenized.loss_on})."
     return Problem(
         "data.loss_on",
         fact,
@@ -117,18 +300,14 @@ def _cut(cut: list[int], rows: int, longest: str, max_length: int) -> list[Probl
     return [Problem("model.max_length", fact, f"Raise model.max_length; the longest is {longest}.")]
 
 
-def _left_out(untrained: list[int], cut: set[int], rows: int) -> list[Problem]:
+def _left_out(cut_off: list[int], unmarked: list[int], rows: int) -> list[Problem]:
     """The rows without anything to learn: those whose answer was cut off, and those in which nothing is marked."""
     reasons = (
+        ("their answers were cut off", "Raise model.max_length.", cut_off),
         (
-            "their answers were cut off",
-            "Raise model.max_length.",
-            [n for n in untrained if n in cut],
-        ),
-        (
-            "the chat template marks none of their tokens as the assistant's",
-            "Look at these rows and at the template's {% generation %} marks.",
-            [n for n in untrained if n not in cut],
+            "none of their tokens is marked as learned",
+            "Look at these rows, at data.loss_on and at the template's {% generation %} marks.",
+            unmarked,
         ),
     )
     return [

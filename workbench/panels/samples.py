@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from ..data.rows import Row, read_rows
+from ..data import sides
+from ..data.rows import Row
 from ..events import History
 from ..recipe import Recipe
 from ..run import Run
@@ -30,10 +31,9 @@ def glance(recipe: Recipe, count: int = 3) -> pages.Page:
 
     Raises DataError when a file cannot be used.
     """
-    files = [("training", recipe.data.train), ("held out", recipe.data.heldout)]
-    read = {kind: read_rows(path) for kind, path in files if path}
-    rows = [_row_cells(row) for row in read["training"][:count]]
-    sizes = ", ".join(f"{len(found):,} {kind} rows" for kind, found in read.items())
+    both = sides.read(recipe.data)
+    rows = [_row_cells(row) for row in both.train.first(count)]
+    sizes = f"{len(both.train):,} training rows, {len(both.heldout or ()):,} held out rows"
     text = f"{sizes}; the first {len(rows)} training rows:"
     return pages.Page(pages.table(("Row", "Asked", "To be answered"), rows, caption=text), text)
 
@@ -166,5 +166,7 @@ def _score_text(history: History, *, adapter: bool) -> str:
 
 
 def _row_cells(row: Row) -> tuple[str, str, str]:
+    if not row.messages:
+        return str(row.number), "", escape(row.text)
     asked = [f"<i>{escape(m.role)}</i> {escape(m.content)}" for m in row.messages[:-1]]
     return str(row.number), "\n".join(asked), escape(row.messages[-1].content)

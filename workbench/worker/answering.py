@@ -1,15 +1,16 @@
 """Asks the model: one prompt token by token, or many at once. Knows nothing of training beyond leaving no trace in it.
 
+A prompt comes as the token ids that the chat template wrote, up to where the answer begins.
+
 The random state is put back afterwards, so that a run with samples gives the same losses as one without.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from ..data.encode import prompt_ids
 from ..problems import Problem, RunError
 
 STREAM_SECONDS = 0.05  # how often a growing answer is passed on
@@ -34,26 +35,41 @@ class Answer(NamedTuple):
 
 
 class Answerer:
-    """A model with its tokenizer and backend; `adapter=False` asks the base model."""
+    """A model with its tokenizer and backend; `adapter=False` asks the base model.
 
-    def __init__(self, backend: ModuleType, model: Any, tokenizer: Any, max_length: int) -> None:
+    An answer ends with one of `end_ids`, by which the chat template ends a turn, or where the model's own settings
+    say so: they often know the end of a text only, and the model would go on to speak for the user.
+    """
+
+    def __init__(
+        self,
+        backend: ModuleType,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        end_ids: Collection[int],
+    ) -> None:
         self.backend, self.model, self.tokenizer = backend, model, tokenizer
         self.max_length = max_length
+        known = model.generation_config.eos_token_id
+        known = known if isinstance(known, list) else [known]
+        self._ends = sorted({*known, *end_ids} - {None})
 
     def stream(
         self,
-        messages: list[dict[str, str]],
+        prompt: list[int],
         decoding: Decoding,
         *,
         adapter: bool,
         passing: Callable[[str], None],
         interrupted: Callable[[], bool],
     ) -> Answer:
-        """Answers one conversation, hands each new piece of text to `passing`, and ends early when `interrupted`."""
+        """Answers one prompt, hands each new piece of text to `passing`, and ends early when `interrupted`."""
         from transformers import StoppingCriteriaList
 
         started = time.monotonic()
-        ids = self._prompts([messages])
+        ids = self._prompts([prompt])
         options = self._options(decoding, ids)
         streamer = _streamer(self.tokenizer, passing)
         halt = StoppingCriteriaList([lambda *_, **__: interrupted()])
@@ -66,14 +82,14 @@ class Answerer:
 
     def answer_all(
         self,
-        conversations: list[list[dict[str, str]]],
+        prompts: list[list[int]],
         decoding: Decoding,
         *,
         adapter: bool,
         interrupted: Callable[[], bool],
         passing: Callable[[int], None],
     ) -> list[Answer] | None:
-        """Answers all conversations in batches, None when `interrupted`; `passing` is told how many are done.
+        """Answers all prompts in batches, None when `interrupted`; `passing` is told how many are done.
 
         Each answer's seconds are its share of its batch's.
         """
@@ -82,8 +98,8 @@ class Answerer:
         halt = StoppingCriteriaList([lambda *_, **__: interrupted()])
         answers: list[Answer] = []
         with self._ready(adapter):
-            for first in range(0, len(conversations), BATCH):
-                batch = conversations[first : first + BATCH]
+            for first in range(0, len(prompts), BATCH):
+                batch = prompts[first : first + BATCH]
                 started = time.monotonic()
                 ids = self._prompts(batch)
                 options = self._options(decoding, ids)
@@ -96,11 +112,10 @@ class Answerer:
                 passing(len(answers))
         return answers
 
-    def _prompts(self, conversations: list[list[dict[str, str]]]) -> dict[str, Any]:
+    def _prompts(self, rows: list[list[int]]) -> dict[str, Any]:
         """Token ids and mask `(batch, longest)`, padded on the left so that all answers begin together."""
         import torch
 
-        rows = [prompt_ids(messages, self.tokenizer) for messages in conversations]
         longest = max(map(len, rows))
         if longest >= self.max_length:
             fact = f"The prompt has {longest} tokens; with its answer it must fit in {self.max_length}."
@@ -116,6 +131,7 @@ class Answerer:
         options = {
             "max_new_tokens": min(decoding.max_new_tokens, room),
             "pad_token_id": self.tokenizer.pad_token_id,
+            "eos_token_id": self._ends,
             "do_sample": decoding.temperature > 0,
         }
         if decoding.temperature > 0:
@@ -127,9 +143,7 @@ class Answerer:
     def _answer(self, ids: Any, seconds: float) -> Answer:
         import torch
 
-        ends = self.model.generation_config.eos_token_id
-        ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=ids.device)
-        where = torch.isin(ids, ends).nonzero()
+        where = torch.isin(ids, torch.tensor(self._ends, device=ids.device)).nonzero()
         ended = len(where) > 0
         tokens = int(where[0]) if ended else len(ids)
         text = self.tokenizer.decode(ids[:tokens], skip_special_tokens=True)

@@ -5,16 +5,26 @@ Writes answers to the log. Knows nothing of when they are asked.
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..data.encode import prompt_ids
-from ..data.rows import Row, named
+from ..data.rows import Row
+from ..data.template import prompt_ids
+from ..data.tokenizer import ChatTokenizer
 from ..events import EventLog
-from ..problems import Problem, RunError
 from ..recipe import Recipe
 from .answering import Answer, Answerer, Decoding
 
 FROM_ROWS = 3  # rows that are asked when the recipe names no prompts
+
+Turns = list[dict[str, Any]]
+
+
+class Question(NamedTuple):
+    """A conversation up to where the model is to answer, the tools it may call (JSON text), and the answer hoped for."""
+
+    turns: Turns
+    tools: str = ""
+    expected: str | None = None
 
 
 class Questions:
@@ -25,16 +35,17 @@ class Questions:
         log: EventLog,
         recipe: Recipe,
         answerer: Answerer,
+        tokenizer: ChatTokenizer,
         *,
         heldout: list[Row],
         train: list[Row],
         interrupted: Callable[[], bool],
     ) -> None:
         self._log, self._answerer, self._interrupted = log, answerer, interrupted
-        self._settings = recipe.samples
+        self._tokenizer, self._settings = tokenizer, recipe.samples
         self._heldout = [_asked(row) for row in heldout]
         self._prompts = [
-            (_conversation(self._settings.system, prompt), None)
+            Question(conversation(system_prompt(recipe), prompt))
             for prompt in self._settings.prompts
         ] or [_asked(row) for row in (heldout or train)[:FROM_ROWS]]
 
@@ -44,9 +55,8 @@ class Questions:
             return
         settings = self._settings
         decoding = Decoding(settings.max_new_tokens, settings.temperature, settings.top_p)
-        conversations = [messages for messages, _ in self._prompts]
         answers = self._answerer.answer_all(
-            conversations,
+            [self._ids(question) for question in self._prompts],
             decoding,
             adapter=adapter,
             interrupted=self._interrupted,
@@ -54,10 +64,8 @@ class Questions:
         )
         if answers is None:
             return
-        for number, ((messages, expected), answer) in enumerate(
-            zip(self._prompts, answers, strict=True)
-        ):
-            self._write(f"step-{step}-{number}", step, messages, expected, answer, adapter)
+        for number, (question, answer) in enumerate(zip(self._prompts, answers, strict=True)):
+            self._write(f"step-{step}-{number}", step, question, answer, adapter)
 
     def score(self, step: int, *, adapter: bool, passing: Callable[[int, int], None]) -> None:
         """Answers held-out rows greedily and writes how many come out letter by letter as expected.
@@ -70,7 +78,7 @@ class Questions:
         started = time.monotonic()
         greedy = Decoding(self._settings.max_new_tokens)
         answers = self._answerer.answer_all(
-            [messages for messages, _ in asked],
+            [self._ids(question) for question in asked],
             greedy,
             adapter=adapter,
             interrupted=self._interrupted,
@@ -79,8 +87,8 @@ class Questions:
         if answers is None:
             return
         correct = sum(
-            answer.text.strip() == expected.strip()
-            for answer, (_, expected) in zip(answers, asked, strict=True)
+            answer.text.strip() == question.expected.strip()
+            for answer, question in zip(answers, asked, strict=True)
         )
         self._log.write(
             "score",
@@ -96,7 +104,7 @@ class Questions:
 
         Raises RunError when the prompt leaves no room for an answer.
         """
-        messages = _conversation(command.get("system"), command["prompt"])
+        question = Question(conversation(command.get("system"), command["prompt"]))
         decoding = Decoding(
             command.get("max_new_tokens", self._settings.max_new_tokens),
             command.get("temperature", 0.0),
@@ -104,31 +112,28 @@ class Questions:
         )
         adapter = bool(command.get("adapter", True))
         answer = self._answerer.stream(
-            messages,
+            self._ids(question),
             decoding,
             adapter=adapter,
             passing=lambda text: self._log.write("token", sample=command["id"], text=text),
             interrupted=self._interrupted,
         )
-        self._write(command["id"], step, messages, None, answer, adapter)
+        self._write(command["id"], step, question, answer, adapter)
+
+    def _ids(self, question: Question) -> list[int]:
+        return prompt_ids(question.turns, self._tokenizer, tools=question.tools or None)
 
     def _write(
-        self,
-        sample: str,
-        step: int,
-        messages: list[dict[str, str]],
-        expected: str | None,
-        answer: Answer,
-        adapter: bool,
+        self, sample: str, step: int, question: Question, answer: Answer, adapter: bool
     ) -> None:
-        said = {message["role"]: message["content"] for message in messages}
+        said = {turn["role"]: turn["content"] for turn in question.turns}
         self._log.write(
             "sample",
             sample=sample,
             step=step,
-            prompt=said["user"],
+            prompt=said.get("user", ""),
             system=said.get("system"),
-            expected=expected,
+            expected=question.expected,
             text=answer.text,
             adapter=adapter,
             ended=answer.ended,
@@ -137,34 +142,17 @@ class Questions:
         )
 
 
-def askable(rows: list[Row], tokenizer: Any, max_length: int, log: EventLog) -> list[Row]:
-    """The rows whose question leaves room for an answer within `max_length` tokens; warns of the others by number."""
-    fits = [len(prompt_ids(row.prompt, tokenizer)) < max_length for row in rows]
-    others = [row.number for row, fit in zip(rows, fits, strict=True) if not fit]
-    if others:
-        text = f"Not asked, since their questions fill {max_length:,} tokens and leave no room for an answer: {named(others)}."
-        log.write("warning", text=text, cure="Raise model.max_length.")
-    return [row for row, fit in zip(rows, fits, strict=True) if fit]
+def system_prompt(recipe: Recipe) -> str | None:
+    """What is put before each prompt: the samples' own, or else what the rows are given."""
+    return recipe.samples.system or recipe.data.system
 
 
-def check_prompts(recipe: Recipe, tokenizer: Any) -> None:
-    """Raises RunError for all of the recipe's prompts that leave no room for an answer."""
-    limit, problems = recipe.model.max_length, []
-    for number, prompt in enumerate(recipe.samples.prompts, 1):
-        tokens = len(prompt_ids(_conversation(recipe.samples.system, prompt), tokenizer))
-        if tokens >= limit:
-            fact = f"Prompt {number} of samples.prompts has {tokens:,} tokens; with its answer it must fit in {limit:,}."
-            cure = "Shorten it, or raise model.max_length."
-            problems.append(Problem("samples.prompts", fact, cure))
-    if problems:
-        raise RunError(problems)
-
-
-def _conversation(system: str | None, prompt: str) -> list[dict[str, str]]:
+def conversation(system: str | None, prompt: str) -> Turns:
+    """A system prompt, if there is one, and what a user asks."""
     before = [{"role": "system", "content": system}] if system else []
     return [*before, {"role": "user", "content": prompt}]
 
 
-def _asked(row: Row) -> tuple[list[dict[str, str]], str]:
+def _asked(row: Row) -> Question:
     """A row's messages up to its last assistant turn, and what that turn says."""
-    return [message._asdict() for message in row.prompt], row.answer
+    return Question([message.turn() for message in row.prompt], row.tools, row.answer)

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..commands import CommandReader
-from ..data.encode import Encoded, encode
-from ..data.rows import Row, read_rows
+from ..data.rows import Row
+from ..data.tokenizer import ChatTokenizer
 from ..events import EventLog, State
 from ..recipe import Recipe
 from . import backends, device, precision, sft_settings, training
 from .answering import Answerer
 from .failures import explain
-from .questions import FROM_ROWS, Questions, askable, check_prompts
+from .material import gather
+from .questions import Questions
 
 Mode = Literal["train", "resume", "reopen"]
 IDLE_SECONDS = 30 * 60  # without a command, after training: then the memory is given back
 POLL_SECONDS = 0.05
+TELL_SECONDS = 1  # between two words on how far the rows are
 ENDS = ("stop", "cancel", "close")
 
 
@@ -87,52 +89,52 @@ class Session:
         transformers.utils.logging.disable_progress_bar()  # worker.log is read by people
         datasets.disable_progress_bars()
         recipe = self.recipe
-        train, heldout = ([], []) if mode == "reopen" else self._encode_rows()
+        prompts = ChatTokenizer.of(
+            self.backend.load_tokenizer(recipe), template=recipe.data.template
+        )
+        train, heldout = ([], []) if mode == "reopen" else self._gather(prompts)
         self._listen_while("loading", f"Loading {recipe.model.name}.")
         self.model, self.tokenizer, source = self.backend.load(recipe, self.precision)
+        if recipe.data.template:
+            self.tokenizer.chat_template = prompts.template  # saved beside the adapter
         # The adapter's start depends on the seed alone, not on what was drawn before it.
         transformers.set_seed(recipe.training.seed)
         if mode == "reopen":
             self.model = self.backend.attach_saved(self.model, self.folder / "adapter")
         else:
             self.model = self.backend.attach(self.model, recipe)
-        answerer = Answerer(self.backend, self.model, self.tokenizer, recipe.model.max_length)
+        answerer = Answerer(
+            self.backend,
+            self.model,
+            self.tokenizer,
+            max_length=recipe.model.max_length,
+            end_ids=prompts.end_ids,
+        )
         self.questions = Questions(
-            self.log, recipe, answerer, heldout=heldout, train=train, interrupted=self._interrupted
+            self.log,
+            recipe,
+            answerer,
+            prompts,
+            heldout=heldout,
+            train=train,
+            interrupted=self._interrupted,
         )
         counts = training.parameter_counts(self.model)
         self.log.write("model", name=recipe.model.name, source=source, **counts)
         self.log.write("memory", step=0, **device.memory())
 
-    def _encode_rows(self) -> tuple[list[Row], list[Row]]:
-        """Renders, masks and cuts all rows before any weight is loaded; returns those that can be asked."""
-        self._listen_while("preparing", "Rendering the chat template and masking the rows.")
-        tokenizer = self.backend.load_tokenizer(self.recipe)
-        data = self.recipe.data
-        check_prompts(self.recipe, tokenizer)
-        train = read_rows(data.train)
-        self.train = self._encode(train, tokenizer)
-        heldout = read_rows(data.heldout) if data.heldout else []
-        self.heldout = self._encode(heldout, tokenizer) if heldout else None
-        self.log.write(
-            "data",
-            rows=len(self.train.rows),
-            heldout_rows=len(self.heldout.rows) if self.heldout else 0,
-            tokens=self.train.tokens,
-            trained_tokens=self.train.trained_tokens,
-            cut_rows=self.train.cut_rows,
-        )
-        limit = self.recipe.model.max_length
-        return tuple(
-            askable(rows, tokenizer, limit, self.log) for rows in (train[:FROM_ROWS], heldout)
-        )
+    def _gather(self, tokenizer: ChatTokenizer) -> tuple[list[Row], list[Row]]:
+        """Prepares all rows before any weight is loaded; returns those that can be asked."""
+        told = 0.0
 
-    def _encode(self, rows: list[Any], tokenizer: Any) -> Encoded:
-        length, loss_on = self.recipe.model.max_length, self.recipe.data.loss_on
-        encoded = encode(rows, tokenizer, max_length=length, loss_on=loss_on)
-        for problem in encoded.warnings:
-            self.log.write("warning", text=problem.fact, cure=problem.cure)
-        return encoded
+        def passing(text: str) -> None:
+            nonlocal told
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                self._listen_while("preparing", text)
+
+        self.material = gather(self.recipe, tokenizer, self.log, passing=passing)
+        return self.material.askable_train, self.material.askable_heldout
 
     # Training
 
@@ -175,9 +177,9 @@ class Session:
             model=self.model,
             tokenizer=self.tokenizer,
             config=config,
-            train=self.train,
-            heldout=self.heldout,
-            pack_to=recipe.model.max_length if recipe.training.packing else None,
+            train=self.material.train,
+            heldout=self.material.heldout,
+            batching=self.material.batching,
             packed_fields=self.backend.packed_fields,
             callback=training.between_steps(
                 self.log, self.cadence, listen=self._listen, sample=self.questions.sample

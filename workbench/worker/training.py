@@ -7,76 +7,16 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..data.batching import Batching
 from ..data.encode import Encoded
 from ..events import EventLog
-from . import device
+from . import device, feeding
 
 MEMORY_SECONDS = 0.5  # between two memory readings while training
-
-
-def dataset(encoded: Encoded, *, pack_to: int | None) -> Any:
-    """The rows as a `datasets.Dataset` with `input_ids` and `labels`; joined up to `pack_to` tokens (best fit) if given."""
-    from datasets import Dataset
-    from trl import pack_dataset
-
-    columns = {
-        "input_ids": [row.input_ids for row in encoded.rows],
-        "labels": [row.labels for row in encoded.rows],
-    }
-    rows = Dataset.from_dict(columns)
-    return pack_dataset(rows, seq_length=pack_to, strategy="bfd") if pack_to else rows
-
-
-def collator(
-    pad_token_id: int, packed_fields: Callable[[list[int]], dict[str, Any]] | None
-) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Turns rows into a batch of `input_ids` and `labels` `(batch, longest)`, with its counts of real and trained tokens.
-
-    With `packed_fields` (the backend's), packed rows are laid end to end, `(1, total)`. `position_ids` start anew with
-    each row, by which Transformers keeps rows from seeing each other; what a backend needs beside that it adds.
-    """
-    import torch
-
-    def counts(tokens: int, labels: Iterable[list[int]]) -> dict[str, int]:
-        trained = sum(label != -100 for row in labels for label in row)
-        return {"tokens": int(tokens), "trained_tokens": trained}
-
-    def pad(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        longest = max(len(row["input_ids"]) for row in rows)
-
-        def block(key: str, filler: int) -> torch.Tensor:
-            return torch.tensor(
-                [[*row[key], *[filler] * (longest - len(row[key]))] for row in rows]
-            )
-
-        sizes = torch.tensor([[len(row["input_ids"])] for row in rows])
-        return {
-            "input_ids": block("input_ids", pad_token_id),
-            "labels": block("labels", -100),
-            "attention_mask": (torch.arange(longest) < sizes).long(),
-            **counts(sizes.sum(), (row["labels"] for row in rows)),
-        }
-
-    def lay_end_to_end(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        ids = [token for row in rows for token in row["input_ids"]]
-        labels = [label for row in rows for label in row["labels"]]
-        lengths = [length for row in rows for length in row["seq_lengths"]]
-        positions = [position for length in lengths for position in range(length)]
-        # The first token of each row has no predecessor of its own to be predicted from.
-        labels = [
-            -100 if position == 0 else label
-            for label, position in zip(labels, positions, strict=True)
-        ]
-        names = ("input_ids", "labels", "position_ids")
-        tensors = (torch.tensor([column]) for column in (ids, labels, positions))
-        batch = dict(zip(names, tensors, strict=True)) | packed_fields(lengths)
-        return batch | counts(len(ids), [labels])
-
-    return lay_end_to_end if packed_fields else pad
 
 
 def trainer(
@@ -86,38 +26,38 @@ def trainer(
     config: Any,
     train: Encoded,
     heldout: Encoded | None,
-    pack_to: int | None,
-    packed_fields: Callable[[list[int]], dict[str, Any]],
+    batching: Batching,
+    packed_fields: feeding.PackedFields,
     callback: Any,
 ) -> Any:
-    """An SFTTrainer for a model that already carries its adapter.
+    """An SFTTrainer for a model that already carries its adapter; what it evaluates is the mean over trained tokens.
 
     `peft_config` is never given: after `import unsloth` it would be ignored without a word, and every weight trained.
     """
     from transformers import PrinterCallback, ProgressCallback
-    from trl import SFTTrainer
 
-    class CountingTrainer(SFTTrainer):
-        """Counts the tokens that are really there: Unsloth's trainer logs none, and TRL counts padding too."""
-
-        tokens = trained_tokens = 0
-
-        def compute_loss(self, model, inputs, *args, **kwargs):  # noqa: ANN001, ANN202 - TRL's signature
-            tokens, trained_tokens = inputs.pop("tokens"), inputs.pop("trained_tokens")
-            if model.training:
-                self.tokens += tokens
-                self.trained_tokens += trained_tokens
-            return super().compute_loss(model, inputs, *args, **kwargs)
-
+    units = feeding.units(train, batching)
+    held = feeding.Rows(heldout, longest_first=True) if heldout else None
+    order = feeding.Order(
+        units.lengths,
+        config.per_device_train_batch_size,
+        seed=config.data_seed,
+        grouped=batching.choice == "grouped",
+    )
     # TRL rounds the adapter of a 4-bit model to bfloat16, which is slow on CPUs and breaks float16's loss scaling.
     exact = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
-    made = CountingTrainer(
+    made = _counting_trainer(order)(
         model=model,
         args=config,
-        train_dataset=dataset(train, pack_to=pack_to),
-        eval_dataset=dataset(heldout, pack_to=pack_to) if heldout else None,
+        train_dataset=feeding.dataset(units),
+        eval_dataset=feeding.dataset(held, heldout=True) if held else None,
         processing_class=tokenizer,
-        data_collator=collator(tokenizer.pad_token_id, packed_fields if pack_to else None),
+        data_collator=feeding.collator(
+            units,
+            held,
+            tokenizer.pad_token_id,
+            packed_fields if batching.choice == "packed" else None,
+        ),
         callbacks=[callback],
     )
     for parameter, value in exact:
@@ -126,6 +66,40 @@ def trainer(
         made.remove_callback(theirs)
     callback.trainer = made
     return made
+
+
+def _counting_trainer(order: feeding.Order) -> type:
+    """The trainer's class, made here since TRL's, or Unsloth's in its place, is known only once it was imported."""
+    from trl import SFTTrainer
+
+    class CountingTrainer(SFTTrainer):
+        """Feeds rows in our order, and counts tokens: Unsloth's trainer logs none, and TRL counts padding too."""
+
+        tokens = trained_tokens = 0
+
+        def _get_train_sampler(self, train_dataset=None):  # noqa: ANN001, ANN202 - its signature
+            return order
+
+        def compute_loss(self, model, inputs, *args, **kwargs):  # noqa: ANN001, ANN202 - TRL's signature
+            tokens, trained_tokens = inputs.pop("tokens"), inputs.pop("trained_tokens")
+            found = super().compute_loss(model, inputs, *args, **kwargs)
+            if model.training:
+                self.tokens += tokens
+                self.trained_tokens += trained_tokens
+            else:
+                loss = found[0] if isinstance(found, tuple) else found
+                self._evaluated.append((loss.detach(), trained_tokens))
+            return found
+
+        def evaluation_loop(self, *args, **kwargs):  # noqa: ANN202 - Transformers' signature
+            self._evaluated = []
+            output = super().evaluation_loop(*args, **kwargs)
+            # Transformers' is the mean over batches, in which a token of a short answer weighs more.
+            nats = math.fsum(float(loss) * tokens for loss, tokens in self._evaluated)
+            output.metrics["eval_loss"] = nats / sum(tokens for _, tokens in self._evaluated)
+            return output
+
+    return CountingTrainer
 
 
 def last_checkpoint(folder: Path) -> Path | None:

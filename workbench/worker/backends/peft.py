@@ -121,9 +121,8 @@ def trainer_options(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def packed_fields(lengths: Sequence[int]) -> dict[str, Any]:
-    """Nothing: Transformers reads the boundaries of rows laid end to end from their `position_ids`."""
-    return {}
+def packed_fields(lengths: Sequence[int]) -> None:
+    """None: Transformers reads the boundaries from `position_ids`, and masks what it computed across them."""
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
