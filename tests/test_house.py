@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import itertools
 import json
 import re
@@ -24,10 +25,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FLOORS = (
     ("problems",),
     ("recipe", "events", "commands", "names", "lock", "cards", "folders", "hub", "data"),
-    ("machine", "models", "summary", "presets", "preflight", "spawn"),
+    ("machine", "models", "summary", "presets", "preflight", "spawn", "overrides", "looking"),
     ("run",),
     ("charts", "terminal", "demo"),
-    ("panels", "cli"),
+    ("panels", "cli", "data_cli"),
     ("__main__",),
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
@@ -35,14 +36,16 @@ WORKER_MAY = {"problems", "recipe", "events", "commands", "lock", "data"}
 
 # package -> the only parts of the workbench that may import it
 ONLY_IN = {
+    "datasets": {"worker", "data"},
     "ipywidgets": {"panels"},
+    "jinja2": {"data"},
     "matplotlib": {"charts"},
     "nbclient": {"demo"},
-    "rich": {"terminal", "cli", "demo"},
+    "pyarrow": {"worker", "data"},
+    "rich": {"terminal", "cli", "data_cli", "demo"},
+    "tokenizers": {"data"},
 }
-for (
-    heavy
-) in "torch transformers trl peft datasets bitsandbytes accelerate unsloth unsloth_zoo".split():
+for heavy in "torch transformers trl peft bitsandbytes accelerate unsloth unsloth_zoo".split():
     ONLY_IN[heavy] = {"worker"}
 
 LONGEST = 350  # lines of a file, 50 of a function: what is longer does two things
@@ -156,6 +159,18 @@ def test_every_public_name_is_there():
         workbench.strat  # noqa: B018
 
 
+def test_the_names_in_data_mean_what_they_say_whatever_was_imported_before():
+    from workbench import data
+
+    for name in ("clean", "report", "table"):
+        importlib.import_module(f"workbench.data.{name}")
+    assert all(callable(getattr(data, name)) for name in dir(data))
+    assert data.report.__name__ == "report"
+    with pytest.raises(AttributeError, match="workbench.data has no 'raed'"):
+        data.raed  # noqa: B018
+    assert "numpy" not in loaded_after("import workbench; dir(workbench.data)")[1]
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_says_what_it_is_and_fits_on_a_few_pages(path: Path):
     text = path.read_text(encoding="utf-8")
@@ -200,7 +215,8 @@ def plain_python(cell: dict) -> str:
 
 
 def test_there_are_notebooks():
-    assert {"00_check_your_machine.ipynb", "01_first_finetune.ipynb"} <= {p.name for p in NOTEBOOKS}
+    names = ("00_check_your_machine", "01_first_finetune", "02_your_data")
+    assert {f"{name}.ipynb" for name in names} <= {path.name for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

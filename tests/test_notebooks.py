@@ -1,7 +1,8 @@
-"""Both notebooks from top to bottom without a hand on a widget, on the tiny lane with few steps. Their looks: test_house.py."""
+"""All notebooks from top to bottom without a hand on a widget, on the tiny lane with few steps. Their looks: test_house.py."""
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from workbench.events import History
+from workbench.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,3 +79,36 @@ def test_01_trains_compares_and_reports(tmp_path):
     assert history.state == "closed"
     assert history.step == 4
     assert len(list((tmp_path / "outputs").glob("*/recipe.yaml"))) == 1
+
+
+def test_02_goes_from_the_first_error_to_a_recipe_that_can_be_trained(tmp_path):
+    shutil.copytree(ROOT / "data" / "messy", tmp_path / "data" / "messy")
+    notebook = execute("02_your_data.ipynb", tmp_path)
+    assert "messages[1] has the role 'robot'." in printed(notebook, "wb.data.read(FILE)")
+    assert "120 of 128 rows can be read" in printed(notebook, "wb.data.look(FILE)")
+    assert "wb-figures" in shown(notebook, "panel = wb.data_report", "text/html")
+    assert "48 trained" in shown(notebook, "show_tokens(recipe, row=1)")
+    assert "wb-tokens" in shown(notebook, "token_inspector", "text/html")
+    masks = shown(notebook, "for loss_on in", "text/html")
+    shares = [int(found) for found in re.findall(r"tokens, \d+ trained \((\d+)%\)", masks)]
+    assert shares == sorted(shares, key=lambda share: (share == 100, -share))
+    assert len(set(shares)) == 3
+    assert "<|assistant|>" in printed(notebook, "check_template")
+    assert "128 rows looked at, 104 are in" in printed(notebook, "panel.clean()")
+    after = shown(notebook, "after = wb.show_report", "text/html")
+    assert 'aria-label="error"' not in after
+    assert "rows are held out, chosen by what they say" in printed(notebook, "heldout_share")
+    assert "padding" in printed(notebook, "batching.why")
+    assert "Nothing stands in the way." in printed(notebook, "preflight.check(recipe)")
+    data = Recipe.load(tmp_path / "outputs" / "your_data.yaml").data
+    assert len(Path(data.train).read_text(encoding="utf-8").splitlines()) == 104
+    assert Path(data.heldout).is_file()
+
+
+def test_02_takes_ones_own_file_with_one_line_changed(tmp_path):
+    rows = ["question;answer", *(f"What is {n} plus {n}?;It is {2 * n}." for n in range(200))]
+    (tmp_path / "own.csv").write_text("\n".join(rows), encoding="utf-8")
+    notebook = execute("02_your_data.ipynb", tmp_path, FILE="../own.csv", HELDOUT=None)
+    assert printed(notebook, "wb.data.read(FILE)") == ""
+    assert "200 of 200 rows can be read" in printed(notebook, "wb.data.look(FILE)")
+    assert "Nothing stands in the way." in printed(notebook, "preflight.check(recipe)")

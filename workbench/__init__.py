@@ -26,6 +26,7 @@ _HOME = {
     "answers_before": "panels.samples",
     "check_machine": "panels.check",
     "compare_samples": "panels.samples",
+    "data_report": "panels.data_report:DataReport",
     "first_recipe": "presets",
     "glance": "panels.samples",
     "launch_panel": "panels.launch:LaunchPanel",
@@ -33,7 +34,10 @@ _HOME = {
     "picture": "charts",
     "runs": "run",
     "setup_panel": "panels.setup:SetupPanel",
+    "show_report": "panels.report_page",
+    "show_tokens": "panels.tokens",
     "start": "run",
+    "token_inspector": "panels.inspector",
 }
 _MODULES = (
     "charts",

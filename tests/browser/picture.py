@@ -1,33 +1,28 @@
-"""Takes the README's picture, notebooks/images/panel.png, from a real run of notebook 01 on the tiny lane.
+"""Takes the README's pictures from real notebooks on the tiny lane: notebooks/images/panel.png and tokens.png.
 
-python tests/browser/picture.py        # some minutes on two cores; then look at it
+python tests/browser/picture.py [panel|tokens]       # some minutes on two cores; then look at them
 """
 
-import os
+import shutil
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from lab import Lab
 
 ROOT = Path(__file__).parents[2]
-PICTURE = ROOT / "notebooks" / "images" / "panel.png"
+PICTURES = ROOT / "notebooks" / "images"
 MARGIN = 12  # pixels around the panel
-SHARE = 0.8  # of the steps, when the picture is taken
+SHARE = 0.8  # of the steps, when the picture of the run is taken
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
 
 
-def main() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="picture-"))
-    notebook = nbformat.read(ROOT / "notebooks" / "01_first_finetune.ipynb", as_version=4)
-    (folder / "notebooks").mkdir()
-    nbformat.write(notebook, folder / "notebooks" / "picture.ipynb")
-    code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    begin = next(i for i in code if "launch_panel" in notebook.cells[i].source)
-    here = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **os.environ}
-    with Lab(folder, environment=here) as lab, lab.page(width=1200, height=1400) as page:
-        lab.open(page, "notebooks/picture.ipynb")
-        for number in code[: code.index(begin) + 1]:
-            lab.run_cell(page, number)
+def panel(folder: Path) -> None:
+    """The panel of notebook 01 while the tiny model trains."""
+    with Lab(folder, environment=ENVIRONMENT) as lab, lab.page(width=1200, height=1400) as page:
+        run_to(lab, page, "01_first_finetune.ipynb", "launch_panel")
         page.locator(".wb-start").click()
         page.wait_for_function(
             """share => { const bar = document.querySelector('.wb-monitor [role=progressbar]');
@@ -36,16 +31,51 @@ def main() -> None:
             timeout=1_200_000,
         )
         page.wait_for_timeout(1000)
-        page.locator(".wb-launch").scroll_into_view_if_needed()
-        box = page.locator(".wb-launch").bounding_box()
-        edge = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN / 2}
-        size = {"width": box["width"] + 2 * MARGIN, "height": box["height"] + MARGIN / 2}
-        page.screenshot(path=PICTURE, clip=edge | size)
+        photograph(page, ".wb-launch", "panel")
         page.locator(".wb-stop").first.click()
         page.locator(".wb-state", has_text="stopped").wait_for(timeout=120_000)
         lab.ask_kernel(page, "panel.run.close()")
-    print(f"{PICTURE}: {PICTURE.stat().st_size / 1000:.0f} kB")
+
+
+def tokens(folder: Path) -> None:
+    """The token inspector of notebook 02 at a row whose answer is cut."""
+    with Lab(folder, environment=ENVIRONMENT) as lab, lab.page(width=1000, height=1400) as page:
+        run_to(lab, page, "02_your_data.ipynb", "token_inspector")
+        page.locator(".wb-worst-answer-cut").click()
+        page.locator(".wb-inspector .wb-row .wb-lost").first.wait_for()
+        page.wait_for_timeout(500)
+        photograph(page, ".wb-inspector", "tokens")
+
+
+def run_to(lab: Lab, page: Any, name: str, last: str) -> None:
+    """Runs a notebook's cells up to the first one that holds this code."""
+    lab.open(page, f"notebooks/{name}")
+    cells = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
+    for number, cell in enumerate(cells):
+        if cell.cell_type == "code":
+            lab.run_cell(page, number)
+            if last in cell.source:
+                return
+
+
+def photograph(page: Any, css: str, name: str) -> None:
+    page.locator(css).scroll_into_view_if_needed()
+    box = page.locator(css).bounding_box()
+    edge = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN / 2}
+    size = {"width": box["width"] + 2 * MARGIN, "height": box["height"] + MARGIN}
+    path = PICTURES / f"{name}.png"
+    page.screenshot(path=path, clip=edge | size)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def main(wanted: list[str]) -> None:
+    for take in (panel, tokens):
+        if not wanted or take.__name__ in wanted:
+            folder = Path(tempfile.mkdtemp(prefix="picture-"))
+            shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+            shutil.copytree(ROOT / "data" / "messy", folder / "data" / "messy")
+            take(folder)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

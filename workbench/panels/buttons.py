@@ -18,8 +18,9 @@ ENDS = ("stop", "cancel")
 
 def button(text: str, tip: str, icon: str, mark: str, style: str = "") -> widgets.Button:
     """A button with a tooltip, and a class `wb-...` by which it can be found."""
-    made = widgets.Button(description=text, tooltip=tip, icon=icon, button_style=style)
-    made.layout = widgets.Layout(width="auto")
+    made = widgets.Button(
+        description=text, tooltip=tip, icon=icon, button_style=style, layout={"width": "auto"}
+    )
     made.add_class(f"wb-{mark}")
     return made
 

@@ -31,8 +31,8 @@ def described(
     kind: type[widgets.Widget], label: str, says: str, mark: str, **options: Any
 ) -> widgets.Widget:
     """A widget with label, tooltip and the class `wb-...`; without a tooltip the page would show "null"."""
-    made = kind(description=label, style={"description_width": LABEL}, **options)
-    made.layout = widgets.Layout(width="240px", flex="0 0 auto")
+    layout = widgets.Layout(width="240px", flex="0 0 auto")
+    made = kind(description=label, style={"description_width": LABEL}, layout=layout, **options)
     setattr(made, "tooltip" if made.has_trait("tooltip") else "description_tooltip", says)
     made.add_class("wb-" + mark.replace(".", "-"))
     return made

@@ -1,7 +1,8 @@
 """What every panel is: a box of widgets that leaves a sentence behind where a notebook is shown without its kernel."""
 
+from collections.abc import Iterable
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
@@ -22,3 +23,31 @@ class Panel(widgets.VBox):
         from IPython.display import display
 
         display(self.bundle(), raw=True)
+
+
+class SinglePanel(Panel):
+    """A panel of which there is one at a time: widgets live until they are closed, and cells are run again."""
+
+    _open: ClassVar["SinglePanel | None"] = None
+
+    def __init__(self, children: Iterable[widgets.Widget]) -> None:
+        kind = type(self)
+        if kind._open is not None:
+            kind._open.close()
+        super().__init__(list(children))
+        kind._open = self
+
+    def close(self) -> None:
+        """Closes the panel with all that is in it."""
+        if type(self)._open is self:
+            type(self)._open = None
+        for part in reversed(everything_in(self)):
+            widgets.Widget.close(part)
+
+
+def everything_in(root: widgets.Widget) -> list[widgets.Widget]:
+    """A widget and all below it, with their layouts and styles, which are widgets of their own."""
+    found = [root, root.layout, *([root.style] if root.has_trait("style") else [])]
+    for child in getattr(root, "children", ()):
+        found += everything_in(child)
+    return found
