@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import rows
 from jupyter_client.manager import start_new_kernel
 from turns import block, hold, ratio, spread, wait
 
@@ -240,6 +241,9 @@ def main() -> int:
             )
             result |= {backend: figures} if args.gpu else figures
     result |= redraw()
+    if not args.gpu:
+        print("Measuring rows: some minutes.", flush=True)
+        result |= rows.measure()
     file = ROOT / "outputs" / "bench.json"
     if args.gpu:
         card = re.sub(r"[^a-z0-9]+", "-", cards[0].name.lower()).strip("-")
