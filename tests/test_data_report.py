@@ -2,10 +2,10 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +16,8 @@ from workbench.data.report import report
 from workbench.data.rows import Message, Row
 from workbench.data.tokenizer import ChatTokenizer
 from workbench.problems import DataError
+
+TINY = Path(__file__).parents[1] / "data" / "tiny"
 
 THINGS = "lamp chair table radio bike tent drum sofa watch vase".split()
 

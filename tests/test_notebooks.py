@@ -81,7 +81,7 @@ def test_01_trains_compares_and_reports(tmp_path):
     assert len(list((tmp_path / "outputs").glob("*/recipe.yaml"))) == 1
 
 
-def test_02_goes_from_the_first_error_to_a_recipe_that_can_be_trained(tmp_path):
+def test_02_goes_from_the_first_error_to_a_clean_run(tmp_path):
     shutil.copytree(ROOT / "data" / "messy", tmp_path / "data" / "messy")
     notebook = execute("02_your_data.ipynb", tmp_path)
     assert "messages[1] has the role 'robot'." in printed(notebook, "wb.data.read(FILE)")
@@ -100,6 +100,9 @@ def test_02_goes_from_the_first_error_to_a_recipe_that_can_be_trained(tmp_path):
     assert "rows are held out, chosen by what they say" in printed(notebook, "heldout_share")
     assert "padding" in printed(notebook, "batching.why")
     assert "Nothing stands in the way." in printed(notebook, "preflight.check(recipe)")
+    run = printed(notebook, "wb.start(")
+    assert "shape: messages." in run and "heldout: 16." in run and "batching: " in run
+    assert "ready: 10 of 10 steps" in run
     data = Recipe.load(tmp_path / "outputs" / "your_data.yaml").data
     assert len(Path(data.train).read_text(encoding="utf-8").splitlines()) == 104
     assert Path(data.heldout).is_file()
@@ -108,7 +111,7 @@ def test_02_goes_from_the_first_error_to_a_recipe_that_can_be_trained(tmp_path):
 def test_02_takes_ones_own_file_with_one_line_changed(tmp_path):
     rows = ["question;answer", *(f"What is {n} plus {n}?;It is {2 * n}." for n in range(200))]
     (tmp_path / "own.csv").write_text("\n".join(rows), encoding="utf-8")
-    notebook = execute("02_your_data.ipynb", tmp_path, FILE="../own.csv", HELDOUT=None)
+    notebook = execute("02_your_data.ipynb", tmp_path, FILE="../own.csv", HELDOUT=None, STEPS=2)
     assert printed(notebook, "wb.data.read(FILE)") == ""
     assert "200 of 200 rows can be read" in printed(notebook, "wb.data.look(FILE)")
     assert "Nothing stands in the way." in printed(notebook, "preflight.check(recipe)")

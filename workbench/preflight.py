@@ -25,7 +25,10 @@ OPTIMIZER_BYTES = {
     "sgd": 0,
 }
 CHECKPOINTS = 2 + 1  # two are kept, and a third is written before the oldest goes
-TOKENIZED = 20_000  # rows up to which all are tokenized here (some seconds); of more, so many
+TOKENIZED = (
+    20_000  # rows up to which all are tokenized here (some seconds, and kept for the worker)
+)
+SAMPLED = 5_000  # rows that are tokenized of more than that
 WORKBENCH = 4 * 2**20  # bytes for the log, the tokenizer and all else that is not the adapter
 
 
@@ -130,7 +133,7 @@ def _unlearnable(recipe: Recipe, train: sides.Side) -> list[Problem]:
         # What is wrong with the model itself is told once, by `models`.
         return [problem for problem in error.problems if problem.where != "model.name"]
     whole = len(train.rows) <= TOKENIZED
-    rows, positions = (train.rows, train.positions) if whole else (train.first(TOKENIZED), None)
+    rows, positions = (train.rows, train.positions) if whole else (train.first(SAMPLED), None)
     try:
         tokenized = tokenize(rows, tokenizer, loss_on=data.loss_on)
         encode(tokenized, max_length=recipe.model.max_length, positions=positions)

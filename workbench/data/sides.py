@@ -15,6 +15,8 @@ from .split import split
 if TYPE_CHECKING:
     import numpy as np
 
+NEAR = 4  # rows read for each that is wanted, up to which reading all between is quicker
+
 
 class Side(NamedTuple):
     """Some of the rows of a source: those at `positions`, counted from 0."""
@@ -27,7 +29,11 @@ class Side(NamedTuple):
 
     def first(self, count: int | None = None) -> list[Row]:
         """The first rows of this side, all of them if no count is given."""
-        return [self.rows[int(position)] for position in self.positions[:count]]
+        wanted = self.positions[:count].tolist()
+        if wanted and wanted[-1] < NEAR * len(wanted):  # close together: read in one go
+            rows = self.rows[wanted[0] : wanted[-1] + 1]
+            return [rows[position - wanted[0]] for position in wanted]
+        return self.rows.of(wanted)
 
     def keys(self) -> "np.ndarray":
         """The content keys of the rows, `(rows,)` of uint64: equal where rows say the same."""
