@@ -199,7 +199,18 @@ def test_clean_writes_a_file_that_nothing_stops(data, tmp_path):
     code, out, _ = data("check", new, *WITH_MODEL, "--json")
     assert code == 0
     kinds = {found["kind"] for found in json.loads(out)["problems"]}
-    assert not kinds & {"duplicates", "secrets", "role_twice", "short_answer", "answer_cut_off"}
+    assert not kinds & {"duplicates", "secrets", "role_twice", "answer_cut_off"}
+
+
+def test_clean_writes_over_a_file_only_when_told_to(data, tmp_path):
+    there = tmp_path / "there.jsonl"
+    there.write_text("mine")
+    code, _, err = data("clean", FILE, "--to", there)
+    assert code != 0 and there.read_text() == "mine"
+    assert (
+        f"There is a file {there} already. Give another path, or replace=True (--replace)." in err
+    )
+    assert data("clean", FILE, "--to", there, "--replace")[0] == 0
 
 
 def test_clean_applies_the_cures_that_are_named(data, tmp_path):
@@ -267,3 +278,18 @@ def test_pieces_of_the_command_line_have_a_style_for_every_kind():
     from workbench.data_cli import STYLES
 
     assert set(STYLES) == {*pieces.KINDS, "hidden"} - {"context"}
+
+
+def test_a_cure_that_is_a_setting_is_told_in_the_words_of_the_command_line(data, tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_bytes(
+        "question;answer\nCafé?;Ja, später.\nWürde das über Nacht gehen?;Schön wäre es.\n".encode(
+            "cp1252"
+        )
+    )
+    code, _, err = data("check", path)
+    assert code == 2
+    assert "set data.encoding to cp1252" in err
+    assert err.rstrip().endswith("Settings are given as --set data.encoding=cp1252.")
+    code, out, _ = data("check", path, "--set", "data.encoding=cp1252")
+    assert code == 0 and "question and answer" in out

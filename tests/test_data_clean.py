@@ -1,6 +1,7 @@
 """Cleaning: every row is accounted for, what was cured stays cured, and the source is never touched."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -67,7 +68,7 @@ def folder(tmp_path_factory):
 @given(SOME, CHOSEN)
 def test_every_row_is_accounted_for(folder, poor, chosen):
     rows = numbered([*good(), *poor])
-    cleaned = clean(rows, chosen, to=folder / "clean.jsonl", heldout_share=0)
+    cleaned = clean(rows, chosen, to=folder / "clean.jsonl", replace=True, heldout_share=0)
     lines = cleaned.path.read_text().splitlines()
     assert cleaned.before == len(rows)
     assert cleaned.after == len(lines) == cleaned.before - cleaned.dropped
@@ -84,8 +85,8 @@ def test_what_is_clean_stays_as_it_is(folder, poor, chosen):
     rows = numbered([*good(), *poor])
     path = folder / "first.jsonl"
     write([{"messages": row.turns()} for row in rows if row.answer], path)
-    once = clean(path, chosen if "drop_faulty" in chosen else [*chosen, "drop_faulty"], to=folder / "once.jsonl", heldout_share=0)  # fmt: skip
-    twice = clean(once.path, chosen, to=folder / "twice.jsonl", heldout_share=0)
+    once = clean(path, chosen if "drop_faulty" in chosen else [*chosen, "drop_faulty"], to=folder / "once.jsonl", replace=True, heldout_share=0)  # fmt: skip
+    twice = clean(once.path, chosen, to=folder / "twice.jsonl", replace=True, heldout_share=0)
     told = {each.cure: each.rows for each in twice.applied}
     assert not {cure: count for cure, count in told.items() if count}
     assert once.path.read_bytes() == twice.path.read_bytes()
@@ -110,7 +111,6 @@ train.jsonl: 17 rows looked at, 15 are in /clean.jsonl.
       row 16: … Who? assistant: It was [-assistant:-] Ada. user: Why? [-user:-] Tell me.
   drop_last_user_turn  1 changed: row 16
       row 16: … assistant: It was Ada. [-user: Why? Tell me.-]
-  drop_empty           0 dropped
   drop_duplicates      1 dropped: row 13"""  # fmt: skip
     assert path.read_bytes() == source
     assert KEY not in cleaned.path.read_text() and KEY not in str(cleaned)
@@ -118,6 +118,43 @@ train.jsonl: 17 rows looked at, 15 are in /clean.jsonl.
         Message("user", "Who?"),
         Message("assistant", "It was\n\nAda."),
     )
+
+
+def test_no_file_is_written_over_unless_it_is_asked_for(tmp_path):
+    train, heldout, other = (tmp_path / f"{name}.jsonl" for name in ("train", "heldout", "other"))
+    write([{"messages": row.turns()} for row in [*good(), POOR[0]]], train)
+    write([{"messages": row.turns()} for row in good()[:3]], heldout)
+    other.write_text("mine")
+    before = heldout.read_bytes()
+    looked = report(train, heldout=heldout)
+    for to, fact in (
+        (heldout, f"{heldout} has the name of a file that the held-out rows come from."),
+        (other, f"There is a file {other} already."),
+    ):
+        with pytest.raises(DataError, match=re.escape(fact)):
+            clean(looked, ["drop_duplicates"], to=to)
+    with pytest.raises(DataError):
+        clean(looked, ["drop_duplicates"], to=heldout, replace=True)
+    assert (heldout.read_bytes(), other.read_text()) == (before, "mine")
+    assert clean(looked, ["drop_duplicates"], to=other, replace=True).path.read_text() != "mine"
+
+
+def test_short_answers_and_other_spellings_are_kept_unless_it_is_asked_for(tmp_path):
+    def asked(question: str, answer: str) -> Row:
+        return Row(1, (Message("user", question), Message("assistant", answer)))
+
+    pairs = [
+        ("Is 37 even?", "No"),
+        ("Write if x: a()", "if x:\n    a()"),
+        ("Write if x: a()", "if x:\na()"),
+    ]
+    rows = numbered([*good(), *(asked(*pair) for pair in pairs)])
+    looked = report(rows, heldout_share=0)
+    assert looked.of("short_answer").level == "hint"
+    assert looked.of("duplicates") is None
+    assert clean(looked, "suggested", to=tmp_path / "clean.jsonl").after == len(rows)
+    asked_for = clean(looked, ["drop_short"], to=tmp_path / "long.jsonl")
+    assert asked_for.after == len(rows) - 1
 
 
 def test_what_becomes_the_same_is_the_same(tmp_path):

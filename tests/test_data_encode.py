@@ -244,3 +244,16 @@ def test_positions_choose_the_rows(tokenizer) -> None:
     some = encode(tokenized, max_length=128, positions=[3, 300])
     assert [row.number for row in some] == [4, 301]
     assert some.tokens == sum(some.lengths) == sum(len(row.input_ids) for row in some)
+
+
+def test_answers_that_the_template_leaves_out_are_told() -> None:
+    silent = with_template(
+        CHATML.replace(
+            "m.content + '<|im_end|>", "(m.content if m.role == 'user' else '') + '<|end|>"
+        )
+    )
+    single = row(("user", "Hi"), ("assistant", "Hello"))
+    (warning,) = assistant([single], silent).warnings
+    assert warning.fact == (
+        "In 1 of 1 rows nothing but the end of the turn is learned, so the model learns to say nothing: row 1."
+    )

@@ -334,3 +334,12 @@ def test_without_rows_to_train_there_is_no_batching(tokenizer):
     found = report(rows, tokenizer=tokenizer, max_length=16)
     assert found.batching is None and found.findings[0].kind == "answer_cut_off"
     assert replace(found, findings=()).__str__().endswith("Nothing was found that is worth a look.")
+
+
+def test_each_file_of_a_folder_is_told_and_what_was_not_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Hi", "completion": "Hello"}))
+    (tmp_path / "b.csv").write_text("question,answer\nWhy?,Because.")
+    (tmp_path / "notes.txt").write_text("Not a row.")
+    said = " ".join(str(report(tmp_path)).split())
+    assert f"{tmp_path.name}: a folder a.jsonl: completion, because" in said
+    assert "b.csv: question, because" in said and "Not read: notes.txt." in said

@@ -686,3 +686,21 @@ def row_or_fault(record: object, shape: Shape, number: int) -> Row | Fault:
         return to_row(record, shape, number)
     except Fault as fault:
         return fault
+
+
+def test_a_turn_that_asks_not_to_be_learned_is_refused_by_name():
+    record = {"messages": [USER, ANSWER | {"weight": 0}]}
+    with pytest.raises(Fault) as caught:
+        to_row(record, detect([record]), 1)
+    assert caught.value.fact == (
+        "messages[1].weight is 0, which asks not to learn this turn; every turn of a role is learned"
+    )
+    assert caught.value.cure == "Remove the turn or its weight, or set data.loss_on to last."
+
+
+def test_a_map_is_suggested_of_texts_only():
+    records = [{"Q text": "Why is it red?", "score": 0.5, "A.text": "It is hot.", "ts": None}] * 3
+    with pytest.raises(
+        DataError, match=re.escape("{'prompt': '{Q text}', 'completion': '{A.text}'}")
+    ):
+        detect(records)

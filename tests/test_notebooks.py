@@ -94,7 +94,7 @@ def test_02_goes_from_the_first_error_to_a_clean_run(tmp_path):
     assert shares == sorted(shares, key=lambda share: (share == 100, -share))
     assert len(set(shares)) == 3
     assert "<|assistant|>" in printed(notebook, "check_template")
-    assert "128 rows looked at, 104 are in" in printed(notebook, "panel.clean()")
+    assert "128 rows looked at, 108 are in" in printed(notebook, "panel.clean()")
     after = shown(notebook, "after = wb.show_report", "text/html")
     assert 'aria-label="error"' not in after
     assert "rows are held out, chosen by what they say" in printed(notebook, "heldout_share")
@@ -104,7 +104,7 @@ def test_02_goes_from_the_first_error_to_a_clean_run(tmp_path):
     assert "shape: messages." in run and "heldout: 16." in run and "batching: " in run
     assert "ready: 10 of 10 steps" in run
     data = Recipe.load(tmp_path / "outputs" / "your_data.yaml").data
-    assert len(Path(data.train).read_text(encoding="utf-8").splitlines()) == 104
+    assert len(Path(data.train).read_text(encoding="utf-8").splitlines()) == 108
     assert Path(data.heldout).is_file()
 
 

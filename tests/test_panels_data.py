@@ -290,7 +290,7 @@ def test_without_findings_that_is_said():
 def test_the_suggested_cures_are_ticked_and_the_line_does_what_the_button_does(panel, tmp_path):
     before = (MESSY / "messy.jsonl").read_bytes()
     assert set(panel.cures) == {
-        "drop_faulty", "mask_secrets", "merge_turns", "drop_last_user_turn", "drop_empty",
+        "drop_faulty", "mask_secrets", "merge_turns", "drop_last_user_turn",
         "drop_untrained", "drop_duplicates", "drop_leaks",
     }  # fmt: skip
     panel.button.click()

@@ -76,7 +76,7 @@ def clean_up(args: argparse.Namespace) -> int:
 
     with _bar("looking at the rows", args) as tell:
         report = looking.report_on(_recipe(args), tokens=_has_model(args), progress=tell)
-    cleaned = clean(report, args.cure or "suggested", to=args.to)
+    cleaned = clean(report, args.cure or "suggested", to=args.to, replace=args.replace)
     if args.json:
         applied = [cure._asdict() for cure in cleaned.applied]
         said = {"path": str(cleaned.path), "before": cleaned.before, "after": cleaned.after}
@@ -136,6 +136,8 @@ def _told(do: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
             ]
             say(terminal.in_json({"rows": 0, "shape": None, "problems": problems}, indent=2))
         say(terminal.printable(str(error)), file=sys.stderr)
+        if hasattr(args, "set") and "et data." in str(error):  # the cure is a setting
+            say("Settings are given as --set data.encoding=cp1252.", file=sys.stderr)
         return 2
 
 
@@ -167,6 +169,7 @@ def add_to(commands: Any) -> None:
     showing.add_argument("--file", default="", help="in which file, where there are several")
     cleaning = command("clean", clean_up)
     cleaning.add_argument("--to", type=Path, required=True, help="a new file, .jsonl")
+    cleaning.add_argument("--replace", action="store_true", help="write over a file that is there")
     cures = sorted({remedy for *_, remedy in TEXTS.values()} - {""} | {"drop_faulty"})
     cleaning.add_argument(
         "--cure", action="append", choices=cures, metavar="NAME",

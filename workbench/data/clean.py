@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # cures -> the findings whose rows they drop; of the first, what stands out depends on what the rest is
 STANDING_OUT = {
-    "drop_empty": ("empty_answer", "short_answer"),
+    "drop_empty": ("empty_answer",),
+    "drop_short": ("short_answer",),
     "drop_other_script": ("other_script",),
     "drop_other_language": ("other_language",),
 }
@@ -76,16 +77,22 @@ class Cleaned:
 
 
 def clean(
-    source: Report | Source, cures: Sequence[str] | Literal["suggested"], *, to: str | Path, **asked: Any
-) -> Cleaned:  # fmt: skip
+    source: Report | Source,
+    cures: Sequence[str] | Literal["suggested"],
+    *,
+    to: str | Path,
+    replace: bool = False,
+    **asked: Any,
+) -> Cleaned:
     """Writes the rows to the JSONL file `to` with the cures applied, and says what they did.
 
-    `suggested` takes the cures of all findings that are more than hints. What is no report yet is looked at as
-    `report` does, with its arguments. Raises DataError, and then nothing is written.
+    `suggested` takes the cures of all findings that are more than hints. `replace` allows to write over a file, but
+    never over the rows themselves. What is no report yet is looked at as `report` does, with its arguments. Raises
+    DataError, and then nothing is written.
     """
     looked = source if isinstance(source, Report) else report(source, **asked)
     chosen = _chosen(looked, cures)
-    path = _target(looked, Path(to).expanduser())
+    path = _target(looked, Path(to).expanduser(), replace=replace)
     changed = _Changed(looked.source, {name: CHANGES[name] for name in CHANGES if name in chosen})
     again = looked
     if changed.steps and set(chosen) - {"drop_faulty", *CHANGES}:
@@ -197,8 +204,8 @@ def _chosen(looked: Report, cures: Sequence[str] | str) -> list[str]:
     return [cure for cure in CURES if cure in wanted]
 
 
-def _target(looked: Report, path: Path) -> Path:
-    """The path to write to. Raises DataError where that would change what the rows are read from."""
+def _target(looked: Report, path: Path, *, replace: bool) -> Path:
+    """The path to write to. Raises DataError where that would change what the rows are read from, or another file."""
     origin = looked.origin
     if origin is not None and path.exists() and path.samefile(origin):
         fact = f"{path} is the file that the rows come from."
@@ -206,6 +213,11 @@ def _target(looked: Report, path: Path) -> Path:
         fact = f"{path} would lie in the folder that the rows come from, and be read with them."
     elif origin is None and path.exists() and path.name in getattr(looked.source, "files", ()):
         fact = f"{path} has the name of a file that the rows come from."
+    elif path.exists() and path.name in getattr(looked.sides.heldout, "files", ()):
+        fact = f"{path} has the name of a file that the held-out rows come from."
+    elif path.exists() and not replace:
+        cure = "Give another path, or replace=True (--replace)."
+        raise DataError([Problem(str(path), f"There is a file {path} already.", cure)])
     else:
         return path
     raise DataError([Problem(str(path), fact, "Give another path; the source is kept.")])

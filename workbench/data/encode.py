@@ -164,17 +164,21 @@ class Encoded(Sequence[EncodedRow]):
             *_cut(self._numbers(cut), of, length, self.max_length),
             *_left_out(self._numbers(cut_off), self._numbers(unmarked), of),
             *_without_end(self._numbers(unended), of),
+            *_only_ends(
+                self._numbers(counts.positions[(counts.learned == 1) & counts.only_ends]), of
+            ),
         ]
 
 
 class _Counts(NamedTuple):
     """Of the rows at `positions`, `(rows,)` each: tokens before cutting, learned ones after it (the first token of a
-    row is none, since nothing predicts it), and whether an end is learned."""
+    row is none, since nothing predicts it), whether an end is learned, and whether nothing else is."""
 
     positions: "np.ndarray"
     lengths: "np.ndarray"
     learned: "np.ndarray"
     ended: "np.ndarray"
+    only_ends: "np.ndarray"
 
 
 def tokenize(
@@ -236,6 +240,7 @@ def encode(
             asked
         ],
         _ended(tokenized, batches)[asked],
+        _joined([batch.ends_learned(tokenized.end_ids) for batch in batches])[asked],
     )
     if not counts.learned.any():
         raise DataError([_nothing_left(tokenized, counts, max_length)])
@@ -327,3 +332,11 @@ def _without_end(unended: list[int], rows: int) -> list[Problem]:
     fact = f"In {len(unended):,} of {rows:,} rows no end-of-turn token is learned, so the model may not stop: {named(unended)}."
     cure = "Put the template's end-of-turn token inside its {% generation %} marks."
     return [Problem("data.loss_on", fact, cure)]
+
+
+def _only_ends(rows_with: list[int], rows: int) -> list[Problem]:
+    if not rows_with:
+        return []
+    fact = f"In {len(rows_with):,} of {rows:,} rows nothing but the end of the turn is learned, so the model learns to say nothing: {named(rows_with)}."
+    cure = "The chat template leaves the answer out, a tool call perhaps: look at these rows, and give another data.template."
+    return [Problem("data.template", fact, cure)]

@@ -270,6 +270,7 @@ def _map(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[s
     def length(name: str) -> int:
         return sum(len(r[name]) for r in records if isinstance(r.get(name), str))
 
-    longest = sorted(columns, key=length, reverse=True)[:2]
+    texts = [name for name in columns if length(name)] or list(columns)
+    longest = sorted(texts, key=length, reverse=True)[:2]
     asked, *answered = [f"{{{name}}}" for name in columns if name in longest]
     return {"prompt": asked, "completion": answered[0]} if answered else {"text": asked}

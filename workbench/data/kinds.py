@@ -54,8 +54,8 @@ TEXTS: dict[str, tuple[Level, str, str, str]] = {
         "warning", "have an empty answer", "Fill it, or drop these rows.", "drop_empty",
     ),
     "short_answer": (
-        "warning", "have an answer of one word, which is rare in these data",
-        "Look at them; drop those that answer nothing.", "drop_empty",
+        "hint", "have an answer of one word, which is rare in these data",
+        "Look at them; drop them if they answer nothing.", "drop_short",
     ),
     "same_answer": (
         "hint", "have the same answer",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .tokenizer import ChatTokenizer
 
+CUTS = ("cut", "answer_cut", "answer_cut_off", "longer_than_context")
 CHECKED = 64  # rows that the chat template is checked with: what it does to one it does to most
 Progress = Callable[[int, int | None], None]
 Source = str | Path | Sequence[Any]
@@ -304,6 +305,6 @@ def _tokens(
     )
     shown = findings.of_tokens(rows, counted, ends=ends, context=asked.context)
     if planned and planned.choice == "wrapped":  # texts run on, so that none is cut
-        shown = [one for one in shown if one.kind not in ("cut", "answer_cut")]
+        shown = [one for one in shown if one.kind not in CUTS]
     found += shown
     return counted, planned

@@ -25,7 +25,9 @@ def text(report: "Report") -> str:
     """The whole report."""
     parts = [_head(report), f"{_figures(report)}\n{_wrapped(report.split, '  ')}"]
     if report.figures and report.rows:
-        parts += [_lengths(report.figures), _cuts(report.figures)]
+        run_on = running_on(report)
+        parts.append(_lengths(report.figures, cut=not run_on))
+        parts += [] if run_on else [_cuts(report.figures)]
     elif report.rows:
         parts.append(_uncounted(report))
     if report.batching:
@@ -45,7 +47,26 @@ def share(part: int, whole: int) -> str:
 
 def _head(report: "Report") -> str:
     why = report.why.rstrip(".")
-    return _wrapped(f"{report.name}: {report.shape}, because {why}.")
+    told = [_wrapped(line, "  ") for line in of_files(report)]
+    if len(told) > 1:
+        return "\n".join([f"{report.name}: a folder", *told])
+    return "\n".join([_wrapped(f"{report.name}: {report.shape}, because {why}."), *told])
+
+
+def of_files(report: "Report") -> list[str]:
+    """What each file of a folder was read as, and what in it was not read; nothing for a single file."""
+    files, shapes = (getattr(report.source, name, ()) for name in ("files", "shapes"))
+    told = []
+    if len(files) > 1:
+        told = [
+            f"{file}: {shape.name}, because {shape.why.rstrip('.')}."
+            if shape
+            else f"{file}: no row could be read."
+            for file, shape in zip(files, shapes, strict=True)
+        ]
+    if ignored := getattr(report.source, "ignored", ()):
+        told.append(f"Not read: {', '.join(map(str, ignored))}.")
+    return told
 
 
 def _figures(report: "Report") -> str:
@@ -53,14 +74,13 @@ def _figures(report: "Report") -> str:
     lines = [
         ("rows", report.rows, f"{unread:,} more cannot be read" if unread else ""),
         ("turns", report.turns, ""),
-        ("trained rows", report.train_rows, ""),
+        ("trained rows", report.train_rows, left_out(report)),
         ("held-out rows", report.heldout_rows, _reserve(report.reserve_rows)),
     ]
     if counted := report.figures:
-        trained = share(counted.trained_tokens, counted.tokens)
         lines += [
             ("tokens", counted.tokens, ""),
-            ("trained tokens", counted.trained_tokens, f"{trained} of them"),
+            ("trained tokens", counted.trained_tokens, of_which_trained(report, counted)),
         ]
     lines.append(
         (
@@ -77,6 +97,28 @@ def _figures(report: "Report") -> str:
     )
 
 
+def left_out(report: "Report") -> str:
+    """How many of the trained rows have nothing to learn, in words; empty for none."""
+    if report.figures is None or running_on(report):
+        return ""
+    nothing = int((report.figures.kept[report.sides.train] == 0).sum())
+    return f"less {nothing:,} that have nothing to learn" if nothing else ""
+
+
+def of_which_trained(report: "Report", counted: Figures) -> str:
+    """The share of all tokens that is learned, and what cutting leaves of it, in words."""
+    said = f"{share(counted.trained_tokens, counted.tokens)} of them"
+    lost = int(counted.lost.sum())
+    if not lost or running_on(report):
+        return said
+    return f"{said}; {counted.trained_tokens - lost:,} after cutting"
+
+
+def running_on(report: "Report") -> bool:
+    """Whether rows go on in the next sequence, so that none is cut."""
+    return report.batching is not None and report.batching.choice == "wrapped"
+
+
 def _reserve(rows: int) -> str:
     return f"{rows:,} more are kept apart, unused" if rows else ""
 
@@ -90,13 +132,14 @@ def _uncounted(report: "Report") -> str:
     return "Tokens were not counted: the chat template cannot write these rows."
 
 
-def _lengths(counted: Figures) -> str:
-    """The histogram, with a line where rows are cut."""
+def _lengths(counted: Figures, *, cut: bool) -> str:
+    """The histogram, with a line at the sequence length."""
     edges, counts = histogram(counted.lengths, counted.max_length)
     top, marked = int(counts.max()), False
     wide = len(f"{int(edges[-1]):,}")
     lines = ["Tokens of a row"]
-    rule = f"  {'─' * (wide + 8)} rows are cut here, at {counted.max_length:,} tokens"
+    what = "rows are cut here, at" if cut else "rows go on in the next sequence, of"
+    rule = f"  {'─' * (wide + 8)} {what} {counted.max_length:,} tokens"
     for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
         if not marked and low >= counted.max_length:
             lines.append(rule)

@@ -79,10 +79,11 @@ class Row(NamedTuple):
         return [message.turn() for message in self.messages]
 
     def content_key(self) -> int:
-        """64 bits that are equal for rows that say the same, whatever their case and spacing; blake2b."""
-        said = [self.tools, self.text, *(part for message in self.messages for part in message)]
-        plain = "\x1f".join([" ".join(part.casefold().split()) if part else "" for part in said])
-        digest = hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8)
+        """64 bits that are equal for rows that say the same, letter by letter; blake2b."""
+        said = "\x1f".join(
+            [self.tools, self.text, *(part for message in self.messages for part in message)]
+        )
+        digest = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=8)
         return int.from_bytes(digest.digest(), "little")
 
 

@@ -13,11 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 LEAST = 16  # held-out rows below which a loss says little
-MOST = (
-    512  # held-out rows that are measured: more cost time at every evaluation and tell hardly more
-)
+MOST = 512  # held-out rows that are measured: more cost time at every evaluation and tell little
 FEWEST = 2 * LEAST  # rows below which none is spared
-WIDEST = 0.5  # of the rows; the share is doubled up to here to reach LEAST
 EACH = 20  # rows from which on a file of several has at least one held-out row
 _ALL = 2**64
 # Content keys are spread evenly already; the odd factor makes the sides independent of other uses of the same key.
@@ -51,8 +48,9 @@ def split(rows: Sequence[Row], *, share: float) -> Split:
     if len(rows) < FEWEST:
         why = f"No rows are held out: {len(rows):,} are too few, {FEWEST} would do."
         return Split(everything, nothing, nothing, why)
-    taken = _widened(draw, share)
-    side = draw < taken
+    side = draw < share
+    if side.sum() < LEAST:
+        side = draw <= np.partition(draw, LEAST - 1)[LEAST - 1]
     for number in np.unique(files):
         mine = files == number
         if mine.sum() >= EACH and not side[mine].any():
@@ -60,16 +58,8 @@ def split(rows: Sequence[Row], *, share: float) -> Split:
     heldout = np.flatnonzero(side)
     by_draw = heldout[np.argsort(draw[heldout], kind="stable")]
     measured, reserve = np.sort(by_draw[:MOST]), np.sort(by_draw[MOST:])
-    return Split(
-        np.flatnonzero(~side), measured, reserve, _why(len(measured), len(reserve), share, taken)
-    )
-
-
-def _widened(draw: "np.ndarray", share: float) -> float:
-    """The share, doubled until LEAST rows are below it or WIDEST is reached."""
-    while (draw < share).sum() < LEAST and share < WIDEST:
-        share = min(2 * share, WIDEST)
-    return share
+    why = _why(len(measured), len(reserve), len(rows), share)
+    return Split(np.flatnonzero(~side), measured, reserve, why)
 
 
 def _draws(rows: Sequence[Row]) -> "np.ndarray":
@@ -92,10 +82,11 @@ def _files(rows: Sequence[Row]) -> "np.ndarray":
     return numbers
 
 
-def _why(measured: int, reserve: int, share: float, taken: float) -> str:
+def _why(measured: int, reserve: int, rows: int, share: float) -> str:
     why = f"{measured:,} rows are held out, chosen by what they say"
-    if taken != share:
-        why += f": {taken:.0%} instead of {share:.0%} of so few rows"
+    taken = (measured + reserve) / rows
+    if measured <= LEAST and taken > share:
+        why += f": {taken:.0%} instead of {share:.0%}, since fewer would measure little"
     if reserve:
         why += (
             f"; {reserve:,} more are kept apart unused, since {MOST} are enough to measure with:"

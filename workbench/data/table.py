@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-VERSION = 1  # of all that makes rows of a source; another one reads sources anew
+VERSION = 2  # of all that makes rows of a source; another one reads sources anew
 
 
 class Rows(Sequence[Row]):

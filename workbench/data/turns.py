@@ -192,6 +192,10 @@ def _known_role(turn: Mapping[str, Any], role: Any, place: str, roles: Mapping[s
 
 
 def _answer(turn: Mapping[str, Any], said: Any, place: str, key: str) -> Message:
+    if turn.get("weight") == 0:  # OpenAI's way to say so
+        fact = f"{place}.weight is 0, which asks not to learn this turn; every turn of a role is learned"
+        cure = "Remove the turn or its weight, or set data.loss_on to last."
+        raise Fault(fact, cure, kind="weight")
     calls = ""
     if given := turn.get("tool_calls"):
         calls = _calls(given, f"{place}.tool_calls")

@@ -61,7 +61,7 @@ class DataReport(SinglePanel):
     def clean(self) -> Cleaned:
         """Writes the new file and shows what changed. Raises DataError when that cannot be done."""
         self._done.value = ""
-        self.cleaned = clean(self.report, self.cures, to=self.to.value)
+        self.cleaned = clean(self.report, self.cures, to=self.to.value, replace=True)
         self.banner.clear()
         self._done.value = cleaned_html(self.cleaned)
         return self.cleaned
@@ -76,7 +76,7 @@ class DataReport(SinglePanel):
     def _refresh(self) -> None:
         self.button.disabled = not self.cures
         cures, to = json.dumps(self.cures), json.dumps(self.to.value, ensure_ascii=False)
-        self._code.value = pages.code(f"wb.data.clean(report, {cures}, to={to})")
+        self._code.value = pages.code(f"wb.data.clean(report, {cures}, to={to}, replace=True)")
 
     def _rows(self) -> list[widgets.Widget]:
         shown = widgets.HTML(report_page.html(self.report))

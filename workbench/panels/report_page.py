@@ -10,7 +10,7 @@ from .. import looking
 from ..data.figures import histogram
 from ..data.findings import Finding
 from ..data.report import Report
-from ..data.report_text import ORDERS, share
+from ..data.report_text import ORDERS, left_out, of_files, of_which_trained, running_on, share
 from ..recipe import Recipe
 from . import lengths, pages, progress
 
@@ -35,8 +35,10 @@ def show_report(recipe: Recipe) -> ReportPage:
 
 def html(report: Report) -> str:
     """The report as HTML that is safe to show."""
-    about = f"{report.shape}: {report.why.rstrip('.')}."
-    parts = [pages.heading(report.name, about), figures_html(report)]
+    files = of_files(report)
+    about = "a folder" if len(files) > 1 else f"{report.shape}: {report.why.rstrip('.')}."
+    told = "".join(f'<div style="{pages.MUTED}">{escape(line)}</div>' for line in files)
+    parts = [pages.heading(report.name, about), told, figures_html(report)]
     if report.figures and len(report.figures.lengths):
         parts.append(
             f'<div style="display:flex;flex-wrap:wrap;gap:8px 24px">{_lengths(report)}</div>'
@@ -52,14 +54,14 @@ def figures_html(report: Report) -> str:
     unread = report.records - report.rows
     shown = [
         ("rows", f"{report.rows:,}", f"{unread:,} more cannot be read" if unread else ""),
-        ("trained rows", f"{report.train_rows:,}", ""),
+        ("trained rows", f"{report.train_rows:,}", left_out(report)),
         ("held-out rows", f"{report.heldout_rows:,}", ""),
         ("turns", f"{report.turns:,}", ""),
     ]
     if counted := report.figures:
-        trained = share(counted.trained_tokens, counted.tokens)
+        trained = of_which_trained(report, counted)
         shown.append(("tokens", f"{counted.tokens:,}", ""))
-        shown.append(("trained tokens", f"{counted.trained_tokens:,}", f"{trained} of them"))
+        shown.append(("trained tokens", f"{counted.trained_tokens:,}", trained))
     shown.append(("steps per epoch", f"{report.steps:,}", ""))
     boxes = "".join(_figure(*figure) for figure in shown)
     split = f'<div style="{pages.MUTED};line-height:1.45">{escape(report.split)}</div>'
@@ -107,6 +109,8 @@ def _lengths(report: Report) -> str:
         rows.append(_chosen(cells, "set") if set_here else cells)
     table = pages.table(head, rows, caption="What cutting costs")
     title = '<div style="line-height:1.6"><b>Lengths</b></div>'
+    if running_on(report):  # nothing is cut, so that it costs nothing
+        return f'<div style="{_SIDE}">{title}{picture}</div>'
     return f'<div style="{_SIDE}">{title}{picture}</div><div style="{_SIDE}">{table}</div>'
 
 
