@@ -120,8 +120,8 @@ def test_rows_that_teach_nothing_are_refused_before_a_worker_starts(says) -> Non
         " their answers begin. Raise model.max_length; the longest is row 113 with 82 tokens."
     ]
     assert says(data={"loss_on": ["tool"]}) == [
-        "Nothing is left to learn in any of the 2,400 rows: none of their tokens belongs to what data.loss_on names"
-        " (['tool']). Mend the template's {% generation %} marks, or set data.loss_on to all."
+        "Nothing is left to learn in any of the 2,400 rows: no turn has the role tool, which data.loss_on names."
+        " Set data.loss_on to assistant, or to the roles that the rows have."
     ]
 
 

@@ -83,6 +83,7 @@ def clean_up(args: argparse.Namespace) -> int:
         say(terminal.in_json({**said, "applied": applied}, ensure_ascii=False, indent=2))
     else:
         say(terminal.printable(str(cleaned)))
+        say(f"Next: workbench data check {cleaned.path}", file=sys.stderr)
     return 0
 
 

@@ -152,6 +152,9 @@ class Encoded(Sequence[EncodedRow]):
         return EncodedRow(self.tokenized.rows[position].number, ids, [IGNORED, *labels[1:]])
 
     def _numbers(self, positions: "np.ndarray") -> list[int]:
+        numbers = getattr(self.tokenized.rows, "numbers", None)
+        if numbers is not None:  # of a million rows none need be decoded
+            return numbers[positions].tolist()
         return [self.tokenized.rows[int(position)].number for position in positions]
 
     def _warnings(self, counts: "_Counts", kept: "np.ndarray") -> list[Problem]:
@@ -291,11 +294,11 @@ def _nothing_left(tokenized: Tokenized, counts: _Counts, max_length: int) -> Pro
         cure = f"Raise model.max_length; the longest is {longest}."
         return Problem("model.max_length", fact + ".", cure)
     fact += f": none of their tokens belongs to what data.loss_on names ({tokenized.loss_on})."
-    return Problem(
-        "data.loss_on",
-        fact,
-        "Mend the template's {% generation %} marks, or set data.loss_on to all.",
-    )
+    cure = "Mend the template's {% generation %} marks, or set data.loss_on to all."
+    if isinstance(tokenized.loss_on, list):
+        fact = f"Nothing is left to learn in any of the {rows:,} rows: no turn has the role {' or '.join(tokenized.loss_on)}, which data.loss_on names."
+        cure = "Set data.loss_on to assistant, or to the roles that the rows have."
+    return Problem("data.loss_on", fact, cure)
 
 
 def _cut(cut: list[int], rows: int, longest: str, max_length: int) -> list[Problem]:
