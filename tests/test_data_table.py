@@ -189,7 +189,7 @@ def test_lists_have_keys_by_what_they_say_and_leave_no_files(cached) -> None:
     shouted = [{**record, "prompt": record["prompt"].upper()} for record in numbered(9)]
     other = table.read(shouted)
     assert other.key != first.key
-    assert other.content_keys.tolist() == first.content_keys.tolist()
+    assert not set(other.content_keys.tolist()) & set(first.content_keys.tolist())
     assert not cached.exists()
 
 
