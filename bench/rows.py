@@ -35,7 +35,7 @@ LENGTH = 512
 def conversations(count: int, sentences: tuple[int, int], seed: int = 7) -> Any:
     """Chats of one to three exchanges, their turns made of sentences of the tiny lane's prose, each with a number."""
     prose = (ROOT / "data" / "tiny" / "prose.txt").read_text().split("\n")
-    prose = [line for line in prose if len(line) > 20]
+    prose = [line for line in prose if len(line) > 20 and "<|" not in line]
     draw = random.Random(seed)
 
     def turn(role: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ Knows no tokens, and judges nothing: what is worth telling is decided in `findin
 """
 
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ def _texts(batch: list[Row], start: int, found: Survey, special: re.Pattern[str]
     found.languages[place] = languages.languages(read)
     texts = ["\n".join(parts(row)) for row in batch]
     for at, mark in hints.each(texts):
-        found.told[mark.kind].append(Told(start + at, mark.what, mark.shown))
+        _tell(found, mark.kind, Told(start + at, mark.what, mark.shown))
     # raw text is written as it is, so that its signs are meant
     contents = ["\n".join(m.content for m in row.messages) for row in batch]
     joined, ends = hints.APART.join(contents), _ends(contents)
@@ -162,7 +163,15 @@ def _texts(batch: list[Row], start: int, found: Survey, special: re.Pattern[str]
     for match in special.finditer(joined):
         while match.start() >= ends[at]:
             at += 1
-        found.told["special_tokens"].append(Told(start + at, match[0], match[0]))
+        sign = sys.intern(match[0])
+        _tell(found, "special_tokens", Told(start + at, sign, sign))
+
+
+def _tell(found: Survey, kind: str, told: Told) -> None:
+    """Keeps the first that a row holds of a kind: a million rows may hold millions."""
+    known = found.told[kind]
+    if not known or known[-1].position != told.position:
+        known.append(told)
 
 
 def parts(row: Row) -> list[str]:

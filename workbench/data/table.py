@@ -34,8 +34,10 @@ class Rows(Sequence[Row]):
     `records` that were looked at. `key` names what the rows depend on: the source as it was, and how it was read.
     """
 
-    def __init__(self, name: str, key: str, table: "pa.Table", about: About) -> None:
-        self.name, self.key, self._table = name, key, table
+    def __init__(
+        self, name: str, key: str, table: "pa.Table", about: About, kept: Path | None = None
+    ) -> None:
+        self.name, self.key, self._table, self._kept = name, key, table, kept
         self.files, self.shapes, self.faults, self.records, self.ignored = about
 
     @property
@@ -69,15 +71,18 @@ class Rows(Sequence[Row]):
         if isinstance(place, slice):
             start, stop, step = place.indices(len(self))
             if step == 1:
-                return list(self._decoded(self._table.slice(start, max(0, stop - start))))
+                some = self._table.slice(start, max(0, stop - start))
+                return list(self._decoded(some.to_batches()))
             return self.of(range(start, stop, step))
         position = operator.index(place)
         if not -len(self) <= position < len(self):
             raise IndexError(f"{self.name} has {len(self):,} rows; position {position:,} is none")
-        return next(self._decoded(self._table.slice(position % len(self), 1)))
+        return next(self._decoded(self._table.slice(position % len(self), 1).to_batches()))
 
     def __iter__(self) -> Iterator[Row]:
-        return self._decoded(self._table)
+        if self._kept is not None and self._kept.exists():
+            return self._decoded(_unmapped(self._kept))
+        return self._decoded(self._table.to_batches())
 
     def __repr__(self) -> str:
         faulty = f", {self.faults.count:,} faulty" if self.faults else ""
@@ -112,9 +117,9 @@ class Rows(Sequence[Row]):
         mine = self.numbers[self.file_numbers == self.files.index(file)]
         return f"Its rows are {mine[0]:,} to {mine[-1]:,}." if len(mine) else "It has no rows."
 
-    def _decoded(self, table: "pa.Table") -> Iterator[Row]:
+    def _decoded(self, batches: "Iterable[pa.RecordBatch]") -> Iterator[Row]:
         names = self.files if len(self.files) > 1 else ("",) * len(self.files)
-        for batch in table.to_batches():
+        for batch in batches:
             parts = (batch[column].to_pylist() for column in ("content", "number", "file"))
             for content, number, file in zip(*parts, strict=True):
                 yield from_json(content, number, names[file])
@@ -145,7 +150,8 @@ def look(
         if found.problems:
             reading.all(lambda batch: None)  # tells what is wrong with the other files too
         key = cache.key(VERSION, found.stamp, *how)
-        return Rows(found.name, key, *_kept(f"rows-{key}.arrow", reading))
+        name = f"rows-{key}.arrow"
+        return Rows(found.name, key, *_kept(name, reading), cache.folder() / name)
     except DataError as error:  # names of files and columns can be such that no terminal takes them
         problems = [Problem(*map(printable, problem)) for problem in error.problems]
         raise DataError(problems) from error.__cause__
@@ -240,6 +246,16 @@ def _passing(name: str, make: Callable[[Path], None]) -> tuple["pa.Table", About
         fact = f"The rows can be kept neither in {cache.folder()} nor in {tempfile.gettempdir()}: {error.strerror or error}."
         cure = "Free some space, or set WORKBENCH_CACHE to a folder on another disk."
         raise DataError([Problem("WORKBENCH_CACHE", fact, cure)]) from None
+
+
+def _unmapped(place: Path) -> "Iterator[pa.RecordBatch]":
+    """The batches of a kept file, read one after the other: a map would hold all that was seen in memory."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(place)) as file:
+        reader = pa.ipc.open_file(file)
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
 
 
 class _Damaged(Exception):
