@@ -309,6 +309,11 @@ def test_a_bar_on_a_terminal(trained: Run, outputs: Path):
     assert "━" in shown.decode() and "step 12 of 12" in shown.decode()
 
 
+def hears_ctrl_c() -> None:
+    """A shell starts what runs in the background with Ctrl-C ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_adapter_resume_goes_on_and_the_closed_run_answers(
     short: Recipe, outputs: Path, tmp_path: Path
@@ -327,7 +332,9 @@ def test_ctrl_c_keeps_the_adapter_resume_goes_on_and_the_closed_run_answers(
         "--outputs",
         str(outputs),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c
+    )
     for text in process.stdout:
         event = json.loads(text)
         if event["kind"] == "step" and event["step"] == 3:
