@@ -34,6 +34,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("step", "path", "seconds"),
     "adapter": ("step", "path"),
     "command": ("id", "do", "taken", "text"),
+    # `predicted` is the run's plan.json or null, `measured` bytes by part, `tokens` of the longest micro-batch, padded.
+    "probe": ("step", "batch_size", "longest", "tokens", "predicted", "measured", "seconds"),
+    # `phase` is loading, training, evaluation or answering; `held` bytes by part, `wanted` those that could not be had.
+    "oom": ("phase", "step", "batch_size", "held", "wanted", "advice", "retrying"),
     "warning": ("text", "cure"),
     "error": ("text", "cause", "cure"),
 }  # fmt: skip
@@ -92,7 +96,7 @@ class EventLog:
 class History:
     """The reading end: everything that a run's log says so far; `update` reads what is new.
 
-    `steps`, `evals`, `memory`, `samples`, `scores`, `choices`, `checkpoints`, `warnings` and `errors` are lists of the
+    `steps`, `evals`, `memory`, `samples`, `scores`, `choices`, `checkpoints`, `probes`, `shortages` (oom events), `warnings` and `errors` are lists of the
     events' fields, oldest first. After a resume, steps that were trained again replace the earlier ones.
     """
 
@@ -107,6 +111,8 @@ class History:
         self.scores: list[dict[str, Any]] = []
         self.choices: list[dict[str, Any]] = []
         self.checkpoints: list[dict[str, Any]] = []
+        self.probes: list[dict[str, Any]] = []
+        self.shortages: list[dict[str, Any]] = []
         self.commands: list[dict[str, Any]] = []
         self.warnings: list[dict[str, Any]] = []
         self.errors: list[dict[str, Any]] = []
@@ -187,6 +193,8 @@ class History:
             "score": self.scores.append,
             "checkpoint": self.checkpoints.append,
             "command": self.commands.append,
+            "probe": self.probes.append,
+            "oom": self.shortages.append,
             "warning": self.warnings.append,
             "error": self.errors.append,
             "data": self.data.update,
@@ -214,6 +222,31 @@ class History:
         warning = {"t": time.time(), "kind": "warning", "text": text, "cure": cure}
         self.warnings.append(warning)
         return warning
+
+
+def vanished(history: History, cause: str, *, gone: str = "") -> list[dict[str, Any]]:
+    """The events by which a log would have told that its worker ended without a word; they are not written to it.
+
+    `cause` is the end of what the worker printed, `gone` the name of a run whose folder is not there any more.
+    """
+    now = time.time()
+    if history.state in ("ready", "stopped"):
+        text = f"The worker has ended; {history.text[:1].lower()}{history.text[1:]}"
+        return [{"t": now, "kind": "phase", "state": "closed", "text": text}]
+    fact = f"The worker ended without a word while {history.state}, at step {history.step}."
+    saved = history.checkpoints[-1]["step"] if history.checkpoints else None
+    if gone:
+        fact, saved = f"The folder of run {gone} is gone.", None
+    cure = (
+        f"resume() goes on from step {saved}."
+        if saved
+        else "There is no checkpoint yet: start it again."
+    )
+    state = "stopped" if saved else "failed"
+    return [
+        {"t": now, "kind": "error", "text": fact, "cause": cause, "cure": cure},
+        {"t": now, "kind": "phase", "state": state, "text": f"{fact} {cure}"},
+    ]
 
 
 def _replace_from_step(events: list[dict[str, Any]], event: dict[str, Any]) -> None:

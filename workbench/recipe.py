@@ -285,6 +285,12 @@ class Training(Section):
         ge=1,
         le=4096,
     )
+    batch: Literal["as_given", "auto"] = setting(
+        "as_given",
+        "Micro-batch",
+        "auto tries how many rows at once are fastest among those that fit, for some seconds at the start, and keeps batch size x accumulation.",
+        cure="as_given takes the batch size as it is; auto tries others with the same effective batch.",
+    )
     accumulation: int = setting(
         8,
         "Accumulation",
@@ -292,6 +298,12 @@ class Training(Section):
         cure="Choose it so that batch size x accumulation is 8 to 32.",
         ge=1,
         le=4096,
+    )
+    on_oom: Literal["stop", "retry"] = setting(
+        "stop",
+        "Out of memory",
+        "stop keeps what was learned and tells what to turn; retry goes on by itself with half the rows at once and twice the accumulation, at less speed.",
+        cure="Give stop or retry.",
     )
     learning_rate: float = setting(
         2e-4,

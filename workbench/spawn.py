@@ -19,7 +19,7 @@ import psutil
 from .commands import clear
 from .machine import choose_backend, look
 
-Mode = Literal["train", "resume", "reopen"]
+Mode = Literal["train", "resume", "reopen", "probe"]
 _WORKER = [sys.executable, "-m", "workbench.worker"]
 #: What `import unsloth` sets in the process that imports it; a worker must not inherit it.
 _LEFT_BY_UNSLOTH = ("UNSLOTH_", "TORCHINDUCTOR_", "TRITON_", "ACCELERATE_", "PYTORCH_")
@@ -156,9 +156,13 @@ def _environment() -> dict[str, str]:
     inherited.pop("MPLBACKEND", None)  # a notebook's, of no use to a worker
     package = str(Path(__file__).resolve().parents[1])
     paths = [package, *filter(None, [inherited.get("PYTHONPATH")])]
-    return inherited | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    return (
+        inherited
+        | {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "KINETO_LOG_LEVEL": "99",  # the profiler, by which memory is measured on a CPU, tells of each start
+        }
+    )

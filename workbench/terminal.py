@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from .events import History, State
+from .memory.learned import total
 from .run import Run
-from .summary import duration
+from .summary import duration, size
 
 POLL_SECONDS = 0.1
 LINE_SECONDS = 5  # between two step lines where there is no bar to redraw
@@ -164,11 +165,20 @@ def _data(event: dict[str, Any]) -> str:
     return f"data: {event['rows']:,} rows{held}; {event['tokens']:,} tokens, {share:.0%} of them trained on"
 
 
+def _probe(event: dict[str, Any]) -> str:
+    rows, expected = event["batch_size"], (event["predicted"] or {}).get("expected")
+    planned = f", {size(expected)} expected" if expected else ""
+    return (
+        f"memory: {size(total(event['measured']))} with the {rows:,} longest rows at once{planned}"
+    )
+
+
 # How the errors put it in Python -> on a terminal, RUN standing for the run's name and folder. The lock names its run.
 _COMMANDS = {
     r"another name, or open it with Run\.open\(\)": "another --name, or see it with workbench watch RUN",
     r"Run\.open\((.+?), outputs=(.+?)\)\.close\(\)": r"workbench stop \1 --outputs \2",
     r"\bresume\(\)": "workbench resume RUN",
+    r"\bresume\(batch_size=(\d+)\)": r"workbench resume RUN --batch-size \1",
     r"\breopen\(\)": 'workbench sample RUN "…"',
     r"\bclose\(\)": "workbench stop RUN",
     r"another outputs folder": "another folder with --outputs",
@@ -186,6 +196,10 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "score": _score,
     "sample": _sample,
     "checkpoint": lambda e: f"checkpoint at step {e['step']:,}",
+    "probe": _probe,
+    "oom": lambda e: (
+        f"out of memory while {e['phase']}{': it goes on with fewer rows at once' if e['retrying'] else ''}"
+    ),
     "adapter": lambda e: f"adapter saved: {e['path']}",
     "command": lambda e: None if e["taken"] else f"not done: {e['text']}",
     "warning": lambda e: f"warning: {e['text']} {e['cure']}",

@@ -1,16 +1,17 @@
-"""`python -m workbench.worker FOLDER [--mode train|resume|reopen]`, or `--spare BACKEND`: import first, get the folder later.
+"""`python -m workbench.worker FOLDER [--mode train|resume|reopen|probe]`, or `--spare BACKEND`: import first, get the folder later.
 
 A spare reads one line from its standard input, {"folder": …, "mode": …}, and ends when its input does.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
-from . import backends
+from . import backends, device
 from .session import Session
 
 
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m workbench.worker", description=__doc__.splitlines()[0]
     )
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--mode", choices=("train", "resume", "reopen"), default="train")
+    parser.add_argument("--mode", choices=("train", "resume", "reopen", "probe"), default="train")
     parser.add_argument("--spare", choices=("peft", "unsloth"))
     parser.add_argument(
         "--staging",
@@ -30,11 +31,36 @@ def main(arguments: list[str] | None = None) -> int:
     folder, mode = args.folder, args.mode
     if args.spare:
         folder, mode = _wait_for_work(args.spare, args.staging)
+    session = Session(folder)
     try:
-        return Session(folder).work(mode)
+        code = session.work(mode)
     finally:
         if args.staging:  # an empty folder by now, or one with a link into the run's
             shutil.rmtree(args.staging, ignore_errors=True)
+    if session.again:
+        _replace_this_process(folder, session.card)
+    return code
+
+
+def _replace_this_process(folder: Path, card: int | None) -> None:
+    """Resumes the run in a fresh process with the same id, which has all memory back; it never returns.
+
+    The environment is the one that this process was started with: the backend may have changed it since. Of the open
+    files only the log goes on, and the lock on the card, so that no other run takes it meanwhile.
+    """
+    started = Path("/proc/self/environ").read_bytes().decode(errors="surrogateescape")
+    environment = dict(one.split("=", 1) for one in started.split("\0") if "=" in one)
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2:
+            with contextlib.suppress(OSError):  # the one by which the folder was listed
+                os.set_inheritable(descriptor, descriptor == card)
+    if card is not None:
+        environment[device.CARD_HELD] = str(card)
+    device.unlimited()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    again = [sys.executable, "-m", "workbench.worker", str(folder), "--mode", "resume"]
+    os.execve(sys.executable, again, environment)
 
 
 def _wait_for_work(backend: str, staging: Path) -> tuple[Path, str]:

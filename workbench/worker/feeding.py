@@ -90,11 +90,24 @@ class Blocks:
 
 
 class Order:
-    """A sampler for a torch DataLoader: the order of an epoch depends on the seed and the epoch alone."""
+    """A sampler for a torch DataLoader: the order of an epoch depends on the seed and the epoch alone.
 
-    def __init__(self, lengths: "np.ndarray", batch_size: int, *, seed: int, grouped: bool) -> None:
+    `batch_size` is the recipe's, whatever number of rows goes through at once, so that the rows of each optimizer
+    step stay the same. With `sorted_by`, an optimizer step's rows, each step's are sorted by length: those of
+    grouped batches that are cut another way. Within a step their order changes nothing but rounding.
+    """
+
+    def __init__(
+        self,
+        lengths: "np.ndarray",
+        batch_size: int,
+        *,
+        seed: int,
+        grouped: bool,
+        sorted_by: int | None = None,
+    ) -> None:
         self._lengths, self._batch_size = lengths, batch_size
-        self._seed, self._grouped = seed, grouped
+        self._seed, self._grouped, self._sorted_by = seed, grouped, sorted_by
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -105,8 +118,30 @@ class Order:
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
+        import numpy as np
+
         how = {"seed": self._seed, "epoch": self._epoch, "grouped": self._grouped}
-        yield from order(self._lengths, self._batch_size, **how).tolist()
+        places = order(self._lengths, self._batch_size, **how)
+        for start in range(0, len(places), self._sorted_by or len(places)):
+            step = places[start : start + (self._sorted_by or len(places))]
+            if self._sorted_by:
+                step = step[np.argsort(self._lengths[step], kind="stable")]
+            yield from step.tolist()
+
+
+class LongestFirst:
+    """A sampler that feeds the longest units first, for a trial of the memory."""
+
+    def __init__(self, lengths: "np.ndarray") -> None:
+        self._lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        import numpy as np
+
+        yield from np.argsort(-self._lengths, kind="stable").tolist()
 
 
 def units(encoded: Encoded, batching: Batching) -> Units:

@@ -99,6 +99,18 @@ class Questions:
             seconds=time.monotonic() - started,
         )
 
+    def try_one(self, max_new_tokens: int) -> None:
+        """Answers the longest of the recipe's prompts and writes nothing."""
+        asked = sorted(map(self._ids, self._prompts), key=len)[-1:]
+        if asked:
+            self._answerer.answer_all(
+                asked,
+                Decoding(max_new_tokens),
+                adapter=True,
+                interrupted=self._interrupted,
+                passing=lambda _: None,
+            )
+
     def ask(self, command: dict[str, Any], step: int) -> None:
         """Answers a user's prompt token by token; the command's id is the sample's.
 

@@ -14,7 +14,8 @@ from typing import Any
 from ..data.batching import Batching
 from ..data.encode import Encoded
 from ..events import EventLog
-from . import device, feeding
+from . import chances, device, feeding
+from .shortage import Shortages, is_shortage
 
 MEMORY_SECONDS = 0.5  # between two memory readings while training
 
@@ -29,16 +30,20 @@ def trainer(
     batching: Batching,
     packed_fields: feeding.PackedFields,
     callback: Any,
+    order: Any = None,
+    shortages: Shortages | None = None,
 ) -> Any:
     """An SFTTrainer for a model that already carries its adapter; what it evaluates is the mean over trained tokens.
 
     `peft_config` is never given: after `import unsloth` it would be ignored without a word, and every weight trained.
+    `order` is a sampler of the training units, in random order if none is given; with `shortages`, an evaluation that
+    runs out of memory is told there and made with fewer rows at once.
     """
     from transformers import PrinterCallback, ProgressCallback
 
     units = feeding.units(train, batching)
     held = feeding.Rows(heldout, longest_first=True) if heldout else None
-    order = feeding.Order(
+    order = order or feeding.Order(
         units.lengths,
         config.per_device_train_batch_size,
         seed=config.data_seed,
@@ -46,7 +51,7 @@ def trainer(
     )
     # TRL rounds the adapter of a 4-bit model to bfloat16, which is slow on CPUs and breaks float16's loss scaling.
     exact = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
-    made = _counting_trainer(order)(
+    made = _counting_trainer(order, shortages)(
         model=model,
         args=config,
         train_dataset=feeding.dataset(units),
@@ -68,7 +73,7 @@ def trainer(
     return made
 
 
-def _counting_trainer(order: feeding.Order) -> type:
+def _counting_trainer(rows_in_order: Any, shortages: Shortages | None) -> type:
     """The trainer's class, made here since TRL's, or Unsloth's in its place, is known only once it was imported."""
     from trl import SFTTrainer
 
@@ -76,9 +81,10 @@ def _counting_trainer(order: feeding.Order) -> type:
         """Feeds rows in our order, and counts tokens: Unsloth's trainer logs none, and TRL counts padding too."""
 
         tokens = trained_tokens = 0
+        order = rows_in_order
 
         def _get_train_sampler(self, train_dataset=None):  # noqa: ANN001, ANN202 - its signature
-            return order
+            return self.order
 
         def compute_loss(self, model, inputs, *args, **kwargs):  # noqa: ANN001, ANN202 - TRL's signature
             tokens, trained_tokens = inputs.pop("tokens"), inputs.pop("trained_tokens")
@@ -91,6 +97,17 @@ def _counting_trainer(order: feeding.Order) -> type:
                 self._evaluated.append((loss.detach(), trained_tokens))
             return found
 
+        def evaluate(self, *args, **kwargs):  # noqa: ANN202 - Transformers' signature
+            while True:
+                try:
+                    return super().evaluate(*args, **kwargs)
+                except Exception as error:
+                    if shortages is None or not is_shortage(error):
+                        raise
+                    short = error
+                if not shortages.evaluate_fewer(self, short):
+                    return {}
+
         def evaluation_loop(self, *args, **kwargs):  # noqa: ANN202 - Transformers' signature
             self._evaluated = []
             output = super().evaluation_loop(*args, **kwargs)
@@ -100,6 +117,16 @@ def _counting_trainer(order: feeding.Order) -> type:
             return output
 
     return CountingTrainer
+
+
+def cut_otherwise(trainer: Any, batch_size: int, accumulation: int, order: Any) -> None:
+    """Has a trainer that made no step yet feed other micro-batches from here on, in this order."""
+    args = trainer.args
+    args.per_device_train_batch_size = args.per_device_eval_batch_size = batch_size
+    args.gradient_accumulation_steps = accumulation
+    trainer._train_batch_size = args.train_batch_size
+    trainer.order = order
+    trainer.optimizer = trainer.lr_scheduler = None  # made anew when it trains
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -118,8 +145,10 @@ def _complete(checkpoint: Path) -> bool:
 class Cadence:
     """How often to evaluate, sample and checkpoint, in steps (0: never, or only at the end); can change while training."""
 
-    def __init__(self, *, evaluate: int, sample: int, checkpoint: int) -> None:
+    def __init__(self, *, evaluate: int, sample: int, checkpoint: int, at_end: bool = True) -> None:
+        """With `at_end` there is an evaluation after the last step, whatever its number."""
         self.evaluate, self.sample, self.checkpoint = evaluate, sample, checkpoint
+        self.at_end = at_end
 
     @staticmethod
     def due(every: int, step: int) -> bool:
@@ -127,11 +156,17 @@ class Cadence:
 
 
 def between_steps(
-    log: EventLog, cadence: Cadence, *, listen: Callable[[Any], None], sample: Callable[..., None]
+    log: EventLog,
+    cadence: Cadence,
+    *,
+    listen: Callable[[Any], None],
+    sample: Callable[..., None],
+    rehearsal: Any = None,
 ) -> Any:
     """The callback: after each step it writes what happened, takes samples when due, and then lets `listen` act.
 
-    `listen(callback)` may block (a pause); it sets `stopping` and `checkpoint_now`, and calls `change`.
+    `listen(callback)` may block (a pause); it sets `stopping` and `checkpoint_now`, and calls `change`. `rehearsal`
+    is given the trainer once everything is prepared (`begin`) and after each step (`after_step`).
     """
     from transformers import TrainerCallback
 
@@ -139,16 +174,30 @@ def between_steps(
         trainer: Any = None
         stopping = False
         checkpoint_now = False
+        updating = False  # an optimizer step is under way: the parameters are neither old nor new
+        chance: Any = None  # the random state at the begin of a step
 
         def __init__(self) -> None:
+            self.rehearsal = rehearsal
             self._mark, self._counted, self._memory_read = 0.0, (0, 0), 0.0
             self._lost = False
 
         def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN202
+            if self.rehearsal is not None:
+                self.rehearsal.begin(self.trainer)
             self._mark = time.monotonic()
+
+        def on_step_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN202
+            self.chance = chances.now()
+
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):  # noqa: ANN001, ANN202
+            self.updating = True
 
         def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN202
             self._seconds = time.monotonic() - self._mark
+            self.updating = False
+            if self.rehearsal is not None:
+                self.rehearsal.after_step(self.trainer)
 
         def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN202
             if "loss" not in logs:  # the summary at the end, or an evaluation
@@ -163,7 +212,9 @@ def between_steps(
             last = state.global_step >= state.max_steps  # `listen` may have brought it forward
             due_eval = Cadence.due(cadence.evaluate, state.global_step)
             due_checkpoint = Cadence.due(cadence.checkpoint, state.global_step)
-            control.should_evaluate = self.trainer.eval_dataset is not None and (due_eval or last)
+            control.should_evaluate = self.trainer.eval_dataset is not None and (
+                due_eval or (last and cadence.at_end)
+            )
             control.should_save = due_checkpoint or self.checkpoint_now or self.stopping
             control.should_training_stop = control.should_training_stop or self.stopping or last
             self.checkpoint_now = False
@@ -172,6 +223,8 @@ def between_steps(
 
         def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # noqa: ANN001, ANN202
             seconds = time.monotonic() - self._asked
+            if "eval_loss" not in metrics:  # it did not fit into memory
+                return
             log.write("eval", step=state.global_step, loss=metrics["eval_loss"], seconds=seconds)
             self._mark = self._asked = time.monotonic()
 
@@ -180,6 +233,10 @@ def between_steps(
             seconds = time.monotonic() - self._asked
             log.write("checkpoint", step=state.global_step, path=str(path), seconds=seconds)
             self._mark = time.monotonic()
+
+        def asked_now(self) -> None:
+            """From here on the seconds of what is asked for are counted."""
+            self._asked = time.monotonic()
 
         def _tell(self, state: Any, logs: dict[str, Any]) -> None:
             counts = (self.trainer.tokens, self.trainer.trained_tokens)
@@ -207,6 +264,24 @@ def between_steps(
                 log.write("memory", step=state.global_step, **device.memory())
 
     return BetweenSteps()
+
+
+def keep_last_step(trainer: Any, callback: Any) -> int:
+    """Writes a checkpoint of the last step that was finished, after a failure within the next one; returns its step.
+
+    0 when there is none to write: no step was finished, or the failure came while the optimizer changed parameters.
+    """
+    step = trainer.state.global_step
+    trainer.model.zero_grad(set_to_none=True)
+    folder = Path(trainer.args.output_dir) / f"checkpoint-{step}"
+    if step == 0 or callback.updating or _complete(folder):
+        return step if _complete(folder) else 0
+    if callback.chance is not None:
+        chances.restore(callback.chance)
+    callback.asked_now()
+    trainer._save_checkpoint(trainer.model, trial=None)
+    trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+    return step
 
 
 def change(callback: Any, cadence: Cadence, wanted: dict[str, Any]) -> str:
