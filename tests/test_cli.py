@@ -171,6 +171,7 @@ def test_what_the_system_refuses_is_one_sentence(untrained: Run, capsys):
         ),
         ("Ask it with reopen(), or start.", 'Ask it with workbench sample lamp "…", or start.'),
         ("resume() goes on from step 3.", "workbench resume lamp goes on from step 3."),
+        ("resume(batch_size=8) goes on.", "workbench resume lamp --batch-size 8 goes on."),
         ("Close it with close() first.", "Close it with workbench stop lamp first."),
         (
             "Close it with Run.open('a', outputs='/b').close(), or wait.",

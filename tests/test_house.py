@@ -26,9 +26,11 @@ FLOORS = (
     ("problems",),
     ("recipe", "events", "commands", "names", "lock", "cards", "folders", "hub", "data"),
     ("machine", "models", "summary", "presets", "preflight", "spawn", "overrides", "looking"),
+    ("memory",),
     ("run",),
+    ("starting",),
     ("charts", "terminal", "demo"),
-    ("panels", "cli", "data_cli"),
+    ("panels", "cli", "data_cli", "plan_cli"),
     ("__main__",),
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
@@ -42,7 +44,7 @@ ONLY_IN = {
     "matplotlib": {"charts"},
     "nbclient": {"demo"},
     "pyarrow": {"worker", "data"},
-    "rich": {"terminal", "cli", "data_cli", "demo"},
+    "rich": {"terminal", "cli", "data_cli", "plan_cli", "demo"},
     "tokenizers": {"data"},
 }
 for heavy in "torch transformers trl peft bitsandbytes accelerate unsloth unsloth_zoo".split():

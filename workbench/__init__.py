@@ -32,11 +32,13 @@ _HOME = {
     "launch_panel": "panels.launch:LaunchPanel",
     "monitor": "panels.monitor:Monitor",
     "picture": "charts",
+    "plan": "memory.planning",
+    "probe": "starting",
     "runs": "run",
     "setup_panel": "panels.setup:SetupPanel",
     "show_report": "panels.report_page",
     "show_tokens": "panels.tokens",
-    "start": "run",
+    "start": "starting",
     "token_inspector": "panels.inspector",
 }
 _MODULES = (
@@ -45,6 +47,7 @@ _MODULES = (
     "demo",
     "events",
     "machine",
+    "memory",
     "models",
     "panels",
     "preflight",

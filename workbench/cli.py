@@ -1,7 +1,7 @@
 """`workbench …`: the same things without a notebook. What is told goes to standard output, what is wrong to standard error.
 
-Exit codes: 0 done, 1 failed, 2 a recipe, data or command line that cannot be used, 130 stopped by Ctrl-C with the
-adapter kept. Knows nothing of how a run works; it only starts, reads and commands one.
+Exit codes: 0 done, 1 failed, 2 a recipe, data or command line that cannot be used, 3 not sure to fit (plan), 130 stopped
+by Ctrl-C with the adapter kept. Knows nothing of how a run works; it only starts, reads and commands one.
 """
 
 import argparse
@@ -18,11 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import data_cli, machine, terminal
+from . import data_cli, machine, plan_cli, terminal
 from .overrides import changed
 from .problems import Problem, RunError, WorkbenchError
 from .recipe import Recipe
-from .run import Run, runs, start
+from .run import Run, runs
+from .starting import start
 from .summary import exact_match, in_words
 
 say = partial(print, flush=True)
@@ -74,8 +75,9 @@ def train(args: argparse.Namespace) -> int:
 
 
 def resume(args: argparse.Namespace) -> int:
-    """Goes on from the last checkpoint of a run that was stopped or killed."""
-    return _train_on(Run.open(args.run, args.outputs).resume(), args)
+    """Goes on from the last checkpoint of a run that was stopped, killed, or out of memory."""
+    run = Run.open(args.run, args.outputs)
+    return _train_on(run.resume(batch_size=args.batch_size), args)
 
 
 def watch(args: argparse.Namespace) -> int:
@@ -267,7 +269,11 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--top-p", type=float)
     asking.add_argument("--max-new-tokens", type=int)
     command("stop", stop)
-    command("resume", resume)
+    resuming = command("resume", resume)
+    resuming.add_argument(
+        "--batch-size", type=int, help="rows at once from here on; the effective batch stays"
+    )
     command("runs", list_runs, run=False)
     data_cli.add_to(commands)
+    plan_cli.add_to(commands)
     return top

@@ -1,4 +1,4 @@
-"""A run is a folder: this starts a worker on it, reads what the worker writes there, and writes what is wanted.
+"""A run is a folder: this reads what a worker writes there, writes what is wanted, and has workers go on with it.
 
 Knows files, processes and asyncio. Knows nothing of torch, and nothing of how anything is drawn.
 """
@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import commands, lock, preflight, spawn
-from .events import History, State
-from .machine import choose_backend, look
-from .models import is_local
-from .names import folder_of, new_folder
+from . import commands, lock, spawn
+from .events import History, State, vanished
+from .machine import look
+from .memory.comparison import Comparison, compare
+from .names import folder_of
 from .problems import Problem, RecipeError, RunError
 from .recipe import Recipe
 
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.1
 
 
 class Run:
-    """One run: its `folder`, `recipe` and `history`. Made by `start` and `Run.open`."""
+    """One run: its `folder`, `recipe` and `history`. Made by `starting.start` and `Run.open`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,6 +81,15 @@ class Run:
     def adapter_path(self) -> Path:
         """Where the adapter is, or will be."""
         return self.folder / "adapter"
+
+    def measured(self) -> Comparison:
+        """Predicted against measured memory, part by part, from the first seconds of the run. Raises RunError before those."""
+        self.refresh()
+        if not self.history.probes:
+            fact = f"Run {self.name} has measured nothing yet."
+            cure = "It measures after its first step: await run.finished()."
+            raise RunError([Problem("", fact, cure)])
+        return compare(self.name, self.history.probes[-1])
 
     # Asking: each appends a command and returns its id; the worker obeys between two steps
 
@@ -180,16 +189,20 @@ class Run:
 
     # Going on
 
-    def resume(self) -> "Run":
-        """Starts a new worker that goes on from the last checkpoint, and returns the run."""
+    def resume(self, *, batch_size: int | None = None) -> "Run":
+        """Starts a new worker that goes on from the last checkpoint, and returns the run.
+
+        With a `batch_size`, so many rows go through at once from here on; it must divide the effective batch, which
+        stays: each step learns from the same rows.
+        """
         self._must_be_gone("resume")
-        finished = (
-            self.history.adapter and self.history.step and self.history.step == self.history.of
-        )
-        if finished:
-            fact = f"Run {self.name} has done all of its {self.history.of} steps; there is nothing to resume."
+        step, of = self.history.step, self.history.of
+        if self.history.adapter and step and step == of:
+            fact = f"Run {self.name} has done all of its {of} steps; there is nothing to resume."
             raise RunError([Problem("", fact, "Ask it with reopen(), or start a longer recipe.")])
-        return self._spawn("resume")
+        if batch_size is not None:
+            self._keep_micro_batch(batch_size)
+        return self.start_worker("resume")
 
     def reopen(self) -> "Run":
         """Starts a new worker that loads the model with the run's adapter to answer prompts, and returns the run."""
@@ -197,9 +210,19 @@ class Run:
         if not self.adapter_path.is_dir():
             fact = f"Run {self.name} has no adapter."
             raise RunError([Problem("", fact, "Resume it, or start it again.")])
-        return self._spawn("reopen")
+        return self.start_worker("reopen")
 
-    def _spawn(self, mode: spawn.Mode, spare: spawn.Spare | None = None) -> "Run":
+    def _keep_micro_batch(self, batch_size: int) -> None:
+        effective = self.recipe.effective_batch
+        if batch_size < 1 or effective % batch_size:
+            fact = f"batch_size is {batch_size}; it must divide the effective batch of {effective}."
+            can = [str(rows) for rows in range(1, effective + 1) if effective % rows == 0]
+            raise RunError([Problem("training.batch_size", fact, f"Give one of {', '.join(can)}.")])
+        kept = {"batch_size": batch_size, "accumulation": effective // batch_size}
+        (self.folder / "micro_batch.json").write_text(json.dumps(kept))
+
+    def start_worker(self, mode: spawn.Mode, spare: spawn.Spare | None = None) -> "Run":
+        """Has a worker do the run's work, a warm `spare` if it is given, and returns the run."""
         backend = json.loads((self.folder / "backend.json").read_text())["value"]
         if look().cards:
             lock.check_free(lock.card_lock())
@@ -236,9 +259,8 @@ class Run:
         return self.history.over
 
     def _ended_well(self) -> State:
-        spoilt = (
-            self._told_vanished and self.history.state == "stopped"
-        )  # killed, not asked to stop
+        # killed, not asked to stop
+        spoilt = self._told_vanished and self.history.state == "stopped"
         if self.history.state == "failed" or spoilt:
             error = self.history.errors[-1]
             raise RunError([Problem("", error["text"], error["cure"])])
@@ -251,63 +273,12 @@ class Run:
 
     def _say_vanished(self) -> list[dict[str, Any]]:
         """What the log cannot say itself. These events are not written: the log is the worker's."""
-        history, now = self.history, time.time()
         self._told_vanished = True
-        trained = history.state in ("ready", "stopped")
-        if trained:
-            text = f"The worker has ended; {history.text[:1].lower()}{history.text[1:]}"
-            phase = {"t": now, "kind": "phase", "state": "closed", "text": text}
-            history.absorb(phase)
-            return [phase]
-        fact = f"The worker ended without a word while {history.state}, at step {history.step}."
-        saved = history.checkpoints[-1]["step"] if history.checkpoints else None
-        if not self.folder.exists():
-            fact, saved = f"The folder of run {self.name} is gone.", None
-        cure = (
-            f"resume() goes on from step {saved}."
-            if saved
-            else "There is no checkpoint yet: start it again."
-        )
-        cause = spawn.last_words(self.folder)
-        error = {"t": now, "kind": "error", "text": fact, "cause": cause, "cure": cure}
-        state = "stopped" if saved else "failed"
-        phase = {"t": now, "kind": "phase", "state": state, "text": f"{fact} {cure}"}
-        for event in (error, phase):
-            history.absorb(event)
-        return [error, phase]
-
-
-def start(
-    recipe: Recipe,
-    *,
-    name: str | None = None,
-    outputs: str | Path = "outputs",
-    spare: spawn.Spare | None = None,
-) -> Run:
-    """Checks the recipe against this machine, makes the run's folder and starts its worker.
-
-    Raises WorkbenchError with all problems that can be known before; then nothing was made. A `spare` worker that
-    has the right backend is used if it is warm.
-    """
-    folder = folder_of(name, Path(outputs)) if name else new_folder(Path(outputs))
-    machine = look()
-    problems = preflight.check(recipe, machine, outputs=outputs)
-    if folder.exists():
-        fact = f"There is a run {folder.name!r} already."
-        problems.append(Problem("", fact, "Choose another name, or open it with Run.open()."))
-    if machine.cards and not problems:
-        lock.check_free(lock.card_lock())
-    if problems:
-        raise RunError(problems)
-    choice = choose_backend(recipe.backend, machine)
-    try:
-        folder.mkdir(parents=True)
-        _absolute(recipe).save(folder / "recipe.yaml")
-        (folder / "backend.json").write_text(json.dumps({"value": choice.value, "why": choice.why}))
-    except OSError as error:
-        fact = f"The run's folder {folder} cannot be made: {error.strerror}."
-        raise RunError([Problem("", fact, "Give another outputs folder.")]) from None
-    return Run(folder)._spawn("train", spare)
+        gone = "" if self.folder.exists() else self.name
+        said = vanished(self.history, spawn.last_words(self.folder), gone=gone)
+        for event in said:
+            self.history.absorb(event)
+        return said
 
 
 def runs(outputs: str | Path = "outputs") -> list[Run]:
@@ -317,27 +288,3 @@ def runs(outputs: str | Path = "outputs") -> list[Run]:
     for run in found:
         run.refresh()
     return found
-
-
-def _absolute(recipe: Recipe) -> Recipe:
-    """The recipe with paths that mean the same from any folder; names on the hub and templates stay as they are."""
-    data = {}
-    for name in ("train", "heldout", "template"):
-        if (value := getattr(recipe.data, name)) and _is_there(value):
-            data[name] = str(Path(value).expanduser().resolve())
-    changed = recipe.replace(data=data)
-    if is_local(recipe.model.name):
-        changed = changed.replace(
-            model={"name": str(Path(recipe.model.name).expanduser().resolve())}
-        )
-    return changed
-
-
-def _is_there(path: str) -> bool:
-    try:
-        return Path(path).expanduser().exists()
-    except (
-        OSError,
-        ValueError,
-    ):  # a template's text is too long for a path, or holds what none may
-        return False
