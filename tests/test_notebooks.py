@@ -115,3 +115,19 @@ def test_02_takes_ones_own_file_with_one_line_changed(tmp_path):
     assert printed(notebook, "wb.data.read(FILE)") == ""
     assert "200 of 200 rows can be read" in printed(notebook, "wb.data.look(FILE)")
     assert "Nothing stands in the way." in printed(notebook, "preflight.check(recipe)")
+
+
+@pytest.mark.slow
+def test_03_predicts_measures_and_learns(tmp_path):
+    notebook = execute("03_will_it_fit.ipynb", tmp_path, LANE="tiny")
+    assert "to be safe" in printed(notebook, "plan.floor")
+    assert "does not fit in 14.56 GiB of Tesla T4" in printed(notebook, "for place in")
+    assert "changes nothing in the maths" in printed(notebook, "for advice in")
+    first = shown(notebook, "measured = run.measured()")
+    assert "Predicted" in first and "nothing was predicted" not in first
+    assert shown(notebook, "wb.picture(measured)", "image/png")
+    assert "over 1 run" in shown(notebook, "wb.plan(smaller")
+    before, now = printed(notebook, "again = wb.plan").splitlines()
+    assert "nothing measured here yet" in before and "over 2 runs" in now
+    assert "tokens/s" in printed(notebook, '"batch": "auto"')
+    assert len((tmp_path / "outputs" / "memory.jsonl").read_text().splitlines()) == 3

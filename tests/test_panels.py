@@ -437,7 +437,7 @@ def panel(monkeypatch, tiny, tmp_path):
         started.append(recipe)
         return FolderRun(folder)
 
-    monkeypatch.setattr(launch.runs, "start", start)
+    monkeypatch.setattr(launch.starting, "start", start)
     panel = LaunchPanel(tiny, outputs=tmp_path, warm=False)
     panel.started = started
     yield panel
@@ -489,7 +489,7 @@ def test_what_forbids_a_start_is_shown_in_the_panel_and_raised_in_a_cell(panel, 
     def refuses(*_, **__):
         raise RunError([Problem("", "The GPU is busy.", "Close the other run.")])
 
-    monkeypatch.setattr(launch.runs, "start", refuses)
+    monkeypatch.setattr(launch.starting, "start", refuses)
     panel.button.click()
     assert "The GPU is busy." in panel.setup.banner.value
     with pytest.raises(RunError, match="busy"):
@@ -510,14 +510,14 @@ def test_a_recipe_that_cannot_run_leaves_the_run_before_alive(panel, monkeypatch
 
 @pytest.mark.parametrize(("backend", "closed"), [("peft", False), ("unsloth", True)])
 def test_a_spare_that_the_run_cannot_use_is_closed(panel, monkeypatch, backend, closed):
-    start, spare = launch.runs.start, Spare(backend)
+    start, spare = launch.starting.start, Spare(backend)
 
     def starts(recipe, **how):
         run = start(recipe, **how)
         (run.folder / "backend.json").write_text('{"value": "peft"}')
         return run
 
-    monkeypatch.setattr(launch.runs, "start", starts)
+    monkeypatch.setattr(launch.starting, "start", starts)
     panel._spare = spare
     panel.start()
     assert spare.closed == closed
@@ -535,7 +535,7 @@ class Spare:
 
 def test_the_note_says_that_a_run_is_starting(panel, monkeypatch, tmp_path):
     run = begin(tmp_path / "new", ("preparing", "Reading the recipe."))
-    monkeypatch.setattr(launch.runs, "start", lambda *_, **__: run)
+    monkeypatch.setattr(launch.starting, "start", lambda *_, **__: run)
     panel.start()
     assert "Starting; the worker imports its libraries" in panel._note.value
     event(EventLog(run.history.path), "phase", state="loading", text="Loading.")

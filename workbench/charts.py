@@ -4,6 +4,7 @@ Knows nothing of widgets, processes or notebooks: a History goes in, text or a F
 """
 
 import io
+import json
 import math
 import textwrap
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .events import History
+from .memory.comparison import Comparison
+from .memory.comparison_text import headline
 from .summary import GIB, in_words
 
 if TYPE_CHECKING:
@@ -28,12 +31,13 @@ COLOURS = (
     "var(--jp-brand-color1, #1e88e5)",
     "var(--jp-warn-color1, #f57c00)",
     "var(--jp-success-color1, #43a047)",
+    "var(--jp-ui-font-color2, #757575)",
 )
-PRINT_COLOURS = ("#1565c0", "#d65f00", "#2e7d32")
+PRINT_COLOURS = ("#1565c0", "#d65f00", "#2e7d32", "#616161")
 
 
 class Series(NamedTuple):
-    """One line of a chart: its points, how it is drawn (`line`, `faint`, `dashed`, `dotted`, `points`) and its colour's index."""
+    """One line of a chart: its points, how it is drawn (`line`, `faint`, `dashed`, `dotted`, `points`, `plan`, `safe`) and its colour's index."""
 
     label: str
     xs: Sequence[float]
@@ -76,7 +80,7 @@ def loss_chart(history: History) -> Chart:
 
 
 def memory_chart(history: History) -> Chart:
-    """GiB by minutes of work: torch's allocated and reserved on a GPU, and the worker process's resident memory."""
+    """GiB by minutes of work: torch's allocated and reserved on a GPU, the process's memory, and what was planned."""
     minutes = [seconds / 60 for seconds in _worked(history)]
     on_gpu = any(reading["device_total"] for reading in history.memory)
     parts = [
@@ -96,6 +100,7 @@ def memory_chart(history: History) -> Chart:
     total = max((reading["device_total"] or 0 for reading in history.memory), default=0)
     title = f"Memory (the card has {total / GIB:.1f} GiB)" if total else "Memory"
     end = max([1.0, *minutes[-1:]])
+    lines += _planned(history, end) if lines else []
     return Chart(title, "minutes of work", "GiB", end, lines, "waiting for the first reading")
 
 
@@ -154,11 +159,14 @@ def figure(history: History, *, title: str = "") -> "Figure":
 
 
 class Picture:
-    """The static figure of a run, with what became of it above; a notebook keeps it as an image."""
+    """The static figure of a run or a comparison, with what it says in words; a notebook keeps it as an image."""
 
-    def __init__(self, history: History) -> None:
-        self.text = in_words(history)
-        self.image = png(history, title=self.text)
+    def __init__(self, shown: History | Comparison) -> None:
+        if isinstance(shown, Comparison):
+            self.text, self.image = headline(shown), _png(compared(shown))
+        else:
+            self.text = in_words(shown)
+            self.image = png(shown, title=self.text)
 
     def _repr_png_(self) -> bytes:
         return self.image
@@ -167,16 +175,42 @@ class Picture:
         return self.text
 
 
-def picture(run: "Run") -> Picture:
-    """A run's charts as they are now, as a still image."""
-    run.refresh()
-    return Picture(run.history)
+def picture(shown: "Run | Comparison") -> Picture:
+    """A run's charts as they are now, or predicted against measured memory, as a still image."""
+    if isinstance(shown, Comparison):
+        return Picture(shown)
+    shown.refresh()
+    return Picture(shown.history)
 
 
 def png(history: History, *, title: str = "") -> bytes:
     """The static figure as PNG."""
+    return _png(figure(history, title=title))
+
+
+def compared(comparison: Comparison) -> "Figure":
+    """Predicted and measured memory as paired bars, part by part, as a matplotlib Figure."""
+    from matplotlib.figure import Figure
+
+    pairs = comparison.pairs[::-1]  # matplotlib counts from below
+    made = Figure(figsize=(8, 0.6 + 0.36 * len(pairs)), layout="constrained", facecolor="white")
+    axes = made.subplots()
+    for offset, name, hatch, colour in ((0.2, "predicted", "//", 0), (-0.2, "measured", "", 1)):
+        sizes = [(getattr(pair, name) or 0) / GIB for pair in pairs]
+        paint = PRINT_COLOURS[colour]
+        style = {"edgecolor": paint, "facecolor": "none" if hatch else paint, "hatch": hatch}
+        axes.barh([n + offset for n in range(len(pairs))], sizes, 0.38, label=name, **style)
+    axes.set_yticks(range(len(pairs)), [pair.name for pair in pairs], fontsize=8)
+    axes.set_xlabel("GiB", fontsize=8)
+    axes.set_title(headline(comparison), fontsize=9, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return made
+
+
+def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
-    figure(history, title=title).savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
@@ -235,7 +269,18 @@ def _worked(history: History) -> list[float]:
     return out
 
 
-_DASHES = {"dashed": "6 3", "dotted": "2 3", "points": "3 3"}
+def _planned(history: History, end: float) -> list[Series]:
+    """What plan.json in the run's folder expects, and what it called safe, as level lines; none for a run without one."""
+    try:
+        plan = json.loads((history.path.parent / "plan.json").read_text())
+        sizes = [plan[name] / GIB for name in ("expected", "safe")]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    named = zip(("planned", "planned, to be safe"), ("plan", "safe"), sizes, strict=True)
+    return [Series(f"{name} {s:.2f}", [0, end], [s, s], style, 3) for name, style, s in named]
+
+
+_DASHES = {"dashed": "6 3", "dotted": "2 3", "points": "3 3", "plan": "9 4", "safe": "2 6"}
 
 
 def _svg_series(series: Series, place: Any) -> str:
@@ -293,16 +338,13 @@ def _legend(chart: Chart) -> str:
 
 
 def _print_style(series: Series) -> dict[str, Any]:
+    dots = {"marker": "o", "markersize": 4, "clip_on": False}
     styles: dict[str, dict[str, Any]] = {
         "faint": {"alpha": 0.3, "linewidth": 1},
         "dashed": {"linestyle": "--"},
         "dotted": {"linestyle": ":"},
-        "points": {
-            "marker": "o",
-            "markersize": 4,
-            "linestyle": "--",
-            "linewidth": 1,
-            "clip_on": False,
-        },
+        "plan": {"linestyle": (0, (6, 3)), "linewidth": 1},
+        "safe": {"linestyle": (0, (1, 3)), "linewidth": 1},
+        "points": {"linestyle": "--", "linewidth": 1, **dots},
     }
     return {"color": PRINT_COLOURS[series.colour], **styles.get(series.style, {})}

@@ -135,7 +135,8 @@ def test_every_control_can_be_reached_by_keyboard_and_has_a_name(page):
         "Target modules",
     ]
     modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    assert [*expected, *modules, "Start"] == names
+    memory = ["Memory and batch", "All parts", "What would save memory?"]
+    assert [*expected, *modules, *memory, "Start"] == names
 
 
 def test_start_draws_a_curve_that_grows_while_the_kernel_is_idle(lab, page, folder):

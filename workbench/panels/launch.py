@@ -8,8 +8,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from .. import preflight
-from .. import run as runs
+from .. import preflight, starting
 from ..problems import RunError, WorkbenchError
 from ..recipe import Recipe
 from ..run import Run
@@ -37,7 +36,7 @@ class LaunchPanel(Panel):
     ) -> None:
         """With `warm`, a spare worker imports its libraries while the settings are chosen."""
         earlier, LaunchPanel._open = LaunchPanel._open, self
-        self.setup = SetupPanel(recipe)
+        self.setup = SetupPanel(recipe, outputs=outputs)
         self.outputs = Path(outputs)
         self.run: Run | None = None
         self.monitor: Monitor | None = None
@@ -100,7 +99,7 @@ class LaunchPanel(Panel):
         self._say("Checking the recipe and the rows.")
         try:
             self._make_room(recipe)
-            run = runs.start(recipe, outputs=self.outputs, spare=self._spare)
+            run = starting.start(recipe, outputs=self.outputs, spare=self._spare)
         except WorkbenchError:
             self._say("Not started.")
             raise

@@ -19,6 +19,7 @@ from . import pages, samples
 from .banner import Banner, guarded, status_html
 from .buttons import Buttons
 from .panel import Panel
+from .shortage import Shortage
 
 POLL_SECONDS = 0.25
 SHARE_OF_TIME = 0.05  # at most: a long run's charts take longer to draw, and are drawn less often
@@ -48,8 +49,9 @@ class Monitor(Panel):
         ):
             part.add_class(f"wb-{mark}")
         self.buttons = Buttons(run, self.banner)
+        self.shortage = Shortage(self.banner, self.resume)
         parts = (self._status, self._voice, self._bar, self._numbers, self.banner, self._messages)
-        super().__init__([*parts, self.buttons, self._charts, self._samples])
+        super().__init__([*parts, self.shortage, self.buttons, self._charts, self._samples])
         self.layout.border = pages.BORDER
         self.layout.padding = "8px 12px"
         self.layout.margin = "8px 0"
@@ -70,6 +72,16 @@ class Monitor(Panel):
         self._draw(history, seen, before=self._seen)
         self._seen = seen
         self.state = history.state
+
+    def resume(self, batch_size: int) -> None:
+        """Has the run go on with so many rows at once and the same effective batch, and watches it."""
+        self.run.resume(batch_size=batch_size)
+        self._begun = time.time()
+        self.banner.clear()
+        self.update()
+        if self._task is not None:  # it ended when the run failed
+            self._task.cancel()
+            self._task = _task_of_the_kernel(self._follow())
 
     def close(self) -> None:
         if self._task is not None:
@@ -103,6 +115,7 @@ class Monitor(Panel):
         )
         self._messages.value = _messages(history)
         self.buttons.follow(history)
+        self.shortage.follow(history, lambda: self.run.recipe.effective_batch)
         if drawn[:4] != before[:4]:
             self._charts.value = charts.live(history)
         if drawn[4:6] != before[4:6]:
