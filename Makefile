@@ -31,7 +31,7 @@ endif
 READY := $(VENV)/.ready-$(LANE)
 READY_TEST := $(VENV)/.ready-test-$(LANE)
 
-.PHONY: help demo lab test bench gpu-check lint format clean lane chromium
+.PHONY: help demo lab test bench gpu-check table lint format clean lane chromium
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ bench: lane $(READY) ## measure step time, start, redraw and memory; writes outp
 gpu-check: lane $(READY_TEST) ## on a machine with a GPU: its tests and the benchmark; writes tests/gpu/results/
 	@$(BIN)/python -m pytest -m gpu tests/gpu
 	@$(BIN)/python bench/bench.py --gpu
+
+table: lane $(READY) ## write the README's table of models and cards anew
+	@$(BIN)/python -m workbench plan --table > .plan-table
+	@sed -i -e '/^<!-- plan-table -->$$/,/^<!-- \/plan-table -->$$/{//!d}' -e '/^<!-- plan-table -->$$/r .plan-table' README.md
+	@rm .plan-table
 
 lint: $(READY_TEST) ## check style, imports and that notebooks carry no outputs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --verify notebooks/*.ipynb

@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import plans
 import psutil
 import rows
 from jupyter_client.manager import start_new_kernel
@@ -240,7 +241,7 @@ def main() -> int:
                 recipe, backend, Path(name)
             )
             result |= {backend: figures} if args.gpu else figures
-    result |= redraw()
+    result |= redraw() | plans.measure()
     if not args.gpu:
         print("Measuring rows: some minutes.", flush=True)
         result |= rows.measure()
