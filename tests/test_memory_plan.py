@@ -51,6 +51,33 @@ def test_what_comes_and_goes_is_near_what_was_measured(trained: Run, short: Reci
     assert moving == pytest.approx(probe["measured"]["activations"], rel=0.15)
 
 
+def test_the_runs_folder_keeps_the_plan_and_the_run_what_it_measured(trained: Run):
+    probe = trained.history.probes[-1]
+    assert probe["predicted"] == json.loads((trained.folder / "plan.json").read_text())
+    assert probe["predicted"]["longest"] * probe["batch_size"] == probe["tokens"]
+    lines = learned.past(trained.folder.parent)
+    mine = next(line for line in lines if line["run"] == trained.name)
+    assert mine["measured"] == probe["measured"]
+    assert learned.ratio(mine) == pytest.approx(1, abs=0.35)
+
+
+def test_predicted_and_measured_are_compared_part_by_part(trained: Run):
+    found = trained.measured()
+    assert sum(pair.measured for pair in found.pairs) == found.whole.measured
+    assert sum(pair.predicted for pair in found.pairs) == found.whole.predicted
+    exact = [pair for pair in found.pairs if pair.predicted == pair.measured]
+    assert len(exact) >= 7  # weights, scales, embeddings, norms, adapters, gradients, optimizer
+    assert f"measured {found.whole.measured / GIB:.2f} GiB" in str(found)
+
+
+def test_before_anything_is_measured_the_run_says_so(tmp_path, tiny: Recipe):
+    folder = tmp_path / "lamp"
+    folder.mkdir()
+    tiny.save(folder / "recipe.yaml")
+    with pytest.raises(RunError, match="Run lamp has measured nothing yet"):
+        Run(folder).measured()
+
+
 # Sums and order
 
 

@@ -361,6 +361,10 @@ def test_the_launch_panel_learns_from_its_own_outputs(tiny, tmp_path):
     panel = LaunchPanel(tiny, outputs=tmp_path, warm=False)
     panel.close()
     assert "over 1 run<" in panel.setup.memory._verdict.value
+    with (tmp_path / "memory.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    panel.setup.learn()  # as the panel does when its run is over
+    assert "over 2 runs<" in panel.setup.memory._verdict.value
 
 
 # The shortage panel

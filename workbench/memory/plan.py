@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..preflight import OPTIMIZER_BYTES
 from . import advice, learned, parts
 from .advice import Advice
 from .estimate import NAMES
@@ -96,7 +95,7 @@ class Plan:
         training = self.question.recipe.training
         kept = CHECKPOINTS if training.checkpoint_every else 0
         adapter = 4 * self.trainable
-        of_one = adapter + OPTIMIZER_BYTES[training.optimizer] * self.trainable
+        of_one = adapter + self.question.raw.parts["optimizer"]
         return {
             "adapter": adapter,
             "checkpoints": kept * of_one,

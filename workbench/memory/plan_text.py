@@ -34,8 +34,9 @@ def facts(plan: "Plan") -> list[str]:
     told = [f"{plan.trainable:,} trainable parameters, adapter of {size(plan.disk['adapter'])}"]
     if plan.steps:
         told.append(f"{plan.steps:,} steps")
-    if found and found.measured:
-        told.append(f"about {found.step:.2g} s a step, as measured on this card")
+    if found and (found.measured or not plan.question.place.on_gpu):
+        by = "as measured here" if found.measured else "by formula"
+        told.append(f"about {found.step:.2g} s a step, {by}")
     elif found:
         told.append(
             f"about {found.step:.2g} s a step if {found.share:.0%} of the card's speed is reached; never under {found.bound:.2g} s"

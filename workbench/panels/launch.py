@@ -134,6 +134,8 @@ class LaunchPanel(Panel):
         self._follow()
 
     def _follow(self) -> None:
+        if self.run is not None and self.run.history.over:
+            self.setup.learn()
         self.button.disabled = self._live or not self.setup.valid
         self._say(self._standing())
 

@@ -3,7 +3,7 @@
 Asks its question once and again with each recipe shown; sets nothing itself: a click hands the advice on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -96,6 +96,11 @@ class MemoryBar(widgets.VBox):
         self._folds = folds
         self.layout.margin = "8px 0 0"
         self.add_class("wb-memory")
+
+    def learn(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Corrects the plans from here on by these lines of `memory.jsonl`."""
+        if self._question is not None:
+            self._question = replace(self._question, records=records)
 
     def plan_for(self, recipe: Recipe) -> Plan | None:
         """The plan of a recipe that differs in settings only."""

@@ -14,7 +14,7 @@ import traitlets
 
 from .. import models
 from .. import recipe as settings
-from ..memory import known
+from ..memory import known, learned
 from ..memory.plan import Plan
 from ..memory.question import Question
 from ..problems import WorkbenchError
@@ -65,6 +65,7 @@ class SetupPanel(Panel):
         self._codes = {name: code_for(name, made.value) for name, made in self.controls.items()}
         self.targets = Targets(self.layers, self.base.lora.target_modules)
         self.extra: dict[str, Any] = {}
+        self._outputs = outputs
         self._setting = False
         self._at_first = self.values
         asked, why_not = self._ask(card, vram, outputs)
@@ -101,6 +102,11 @@ class SetupPanel(Panel):
     def changed(self) -> bool:
         """Whether anything is set otherwise than in the recipe that the panel was given."""
         return self.values != self._at_first
+
+    def learn(self) -> None:
+        """Takes in what runs measured since the panel was made."""
+        self.memory.learn(learned.past(self._outputs))
+        self.refresh()
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Sets these settings by dotted name: the controls move; those without one are kept in the recipe, and shown."""
