@@ -5,11 +5,11 @@ import logging
 import random
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from conftest import TINY
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.pytorch_utils import Conv1D
@@ -23,7 +23,9 @@ from workbench.memory.shapes import Shapes, from_config, from_model
 from workbench.models import Model
 from workbench.problems import RunError
 
-TABLE = json.loads((TINY.parents[1] / "workbench/memory/known_models.json").read_text())
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "data" / "tiny"
+TABLE = json.loads((ROOT / "workbench/memory/known_models.json").read_text())
 #: Parameters as the models' pages on the hub give them; a tied head counts once, and a vision tower not.
 PUBLISHED = {
     "meta-llama/Llama-2-7b-hf": 6_738_415_616,
