@@ -172,6 +172,12 @@ def test_advice_saves_what_it_says(backend, size):
             assert one.harm == advice.NOTHING
 
 
+def test_no_setting_fills_the_list():
+    question = asked(training={"batch_size": 32, "accumulation": 1})
+    told = [tuple(one.settings) for one in advice.advise(question)]
+    assert max(told.count(setting) for setting in told) <= 2 and len(set(told)) >= 3
+
+
 def test_what_makes_it_fit_by_itself_comes_first():
     question = asked(of_size(12 * GIB), training={"batch_size": 8, "accumulation": 2})
     assert question.verdict == "does not fit"

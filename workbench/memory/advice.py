@@ -3,6 +3,7 @@
 Asks the same question again with one setting changed; knows no formulas.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from .question import Question
 LEAST = 2**20  # bytes: what saves less is no advice
 SHORTEST = 128  # tokens; a row that is cut shorter says little
 LEAST_RANK = 4
+VALUES = 2  # of one setting that are advised: more of them say nothing new
 STEP = 64  # tokens between sequence lengths that are tried
 
 
@@ -62,7 +64,15 @@ def advise(question: Question) -> list[Advice]:
         text = text[:1].upper() + text[1:]
         found.append(Advice(text, change.settings, saves, change.harm, change.weight, fits))
     helps = question.place is not None and question.verdict != "fits"
-    return sorted(found, key=lambda one: _rank(one, cured=helps and bool(one.fits)))
+    found.sort(key=lambda one: _rank(one, cured=helps and bool(one.fits)))
+    told: Counter[tuple[str, ...]] = Counter()
+    return [one for one in found if _first(tuple(one.settings), told)]
+
+
+def _first(setting: tuple[str, ...], told: Counter[tuple[str, ...]]) -> bool:
+    """Whether this is among the first values of its setting; counts it."""
+    told[setting] += 1
+    return told[setting] <= VALUES
 
 
 def _rank(one: Advice, *, cured: bool) -> tuple[bool, float]:
