@@ -23,7 +23,6 @@ from .overrides import changed
 from .problems import Problem, RunError, WorkbenchError
 from .recipe import Recipe
 from .run import Run, runs
-from .starting import start
 from .summary import exact_match, in_words
 
 say = partial(print, flush=True)
@@ -64,6 +63,8 @@ def doctor(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Trains a recipe to its end, or until Ctrl-C, which keeps the adapter."""
+    from .starting import start  # it reads rows: 0.1 s that no other command needs
+
     try:
         recipe = changed(Recipe.load(args.recipe), args.set)
         run = start(recipe, name=args.name, outputs=args.outputs)
