@@ -127,7 +127,7 @@ def test_parts_sum_up_and_the_bounds_are_in_order(
 def test_what_costs_memory_is_said_to(backend, setting, small, large):
     question = asked(backend=backend)
     less, more = (question.with_settings({setting: value}) for value in (small, large))
-    assert less.firm < more.firm
+    assert less.raw.expected < more.raw.expected
 
 
 def test_dropout_costs_memory_in_peft_and_none_in_unsloth():
@@ -165,11 +165,20 @@ def test_advice_saves_what_it_says(backend, size):
     assert found
     for one in found:
         after = question.with_settings(one.settings)
-        assert question.firm - after.firm == one.saves > 0
+        assert question.raw.expected - after.raw.expected == one.saves > 0
         assert one.fits is (after.verdict == "fits")
         if "training.batch_size" in one.settings:
             assert after.recipe.effective_batch == question.recipe.effective_batch
             assert one.harm == advice.NOTHING
+
+
+def test_unsloths_loss_takes_what_is_free_and_needs_little():
+    roomy, narrow = (asked(of_size(n * GIB), "unsloth") for n in (40, 12))
+    assert roomy.raw.elastic >= narrow.raw.elastic > 0
+    assert roomy.bounds.expected == narrow.bounds.expected
+    assert asked(of_size(40 * GIB), "peft").raw.elastic == 0
+    kept = Plan(roomy).for_the_run()["raw"]
+    assert sum(kept.values()) == roomy.raw.expected + roomy.raw.elastic
 
 
 def test_no_setting_fills_the_list():
@@ -312,6 +321,38 @@ def test_all_problems_are_told_together():
         plan(Recipe(model={"name": "nobody/unknown-model"}), card="T5")
     facts = " ".join(problem.fact for problem in error.value.problems)
     assert "T5" in facts and "nobody/unknown-model" in facts
+
+
+def test_a_name_or_a_path_is_a_recipe_too(tmp_path):
+    by_name = plan(LLAMA, card="T4")
+    assert by_name.expected == plan(Recipe(model={"name": LLAMA}), card="T4").expected
+    path = Recipe(model={"name": LLAMA}).save(tmp_path / "recipe.yaml")
+    assert plan(path, card="T4").expected == by_name.expected
+    assert plan(LLAMA, vram=16).free == plan(LLAMA, vram="16GiB").free == 16 * GIB
+
+
+def test_the_memory_that_a_run_is_left_is_the_plans_too(monkeypatch, tiny: Recipe):
+    monkeypatch.setenv("WORKBENCH_MEMORY_LIMIT", "60MiB")
+    found = plan(tiny.replace(training={"batch_size": 64}))
+    assert found.free < GIB and found.verdict == "does not fit"
+    monkeypatch.setenv("WORKBENCH_MEMORY_LIMIT", "banana")
+    with pytest.raises(RunError, match="WORKBENCH_MEMORY_LIMIT is 'banana', which is no size"):
+        plan(tiny)
+
+
+def test_what_is_assumed_is_noted():
+    def notes(name: str, **settings: Any) -> str:
+        return " ".join(plan(Recipe(model={"name": name} | settings), card="RTX4090").notes)
+
+    assert "its own 4-bit copy" in notes("Qwen/Qwen3-14B")
+    assert "its own 4-bit copy" not in notes("Qwen/Qwen3-14B", load_in_4bit=False)
+    assert "experts are fused" in notes("Qwen/Qwen3-30B-A3B")
+    assert "made for at most 40,960 tokens" in notes("Qwen/Qwen3-8B", max_length=1_000_000)
+
+
+def test_targets_that_the_model_does_not_have_are_refused():
+    with pytest.raises(RunError, match="holds foo, which .* does not have. It has q_proj"):
+        plan(Recipe(model={"name": LLAMA}, lora={"target_modules": ["foo", "q_proj"]}))
 
 
 def test_a_named_card_gets_unsloth_and_a_machine_without_cards_peft(short: Recipe):

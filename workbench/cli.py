@@ -32,6 +32,8 @@ OUTPUTS = Path("outputs")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     args = _parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that knows ASCII only gets "?" for the rest
+        sys.stdout.reconfigure(errors="replace")
     try:
         return args.do(args)
     except WorkbenchError as error:

@@ -47,9 +47,6 @@ def plan(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     where = {"card": args.card, "vram": args.vram}
     found = planning.plan(recipe, **where, rows=args.rows, outputs=args.outputs)
-    if args.rows and found.question.rows is None:
-        fact = "The rows could not be read and counted."
-        say(f"{fact} {_check(args)} tells why.", file=sys.stderr)
     if args.json:
         say(terminal.in_json(found.as_dict(), ensure_ascii=False, indent=2))
     else:
@@ -130,7 +127,7 @@ def _legend(recipe: Recipe) -> str:
     training, lora, length = recipe.training, recipe.lora, recipe.model.max_length
     return (
         f"GiB expected at the fullest moment of the default recipe under Unsloth: 4-bit weights, rank {lora.rank} on all "
-        f"linear layers, {training.batch_size} rows of {length:,} tokens at once, 8-bit AdamW. *fits*: with a margin; "
+        f"linear layers, {training.batch_size} rows of {length:,} tokens at once, 8-bit AdamW; Unsloth's loss takes up to 4 GiB more where that is free. *fits*: with a margin; "
         "*tight*: without one; *no*: not even so. Computed, not measured: such estimates were off by "
         f"{100 * MEAN_ERROR:.0f} % on average and {100 * WORST_ERROR:.0f} % at worst for {PUBLISHED} peaks that Unsloth's notebooks "
         "published from a T4 (two Gemmas of 2024 apart), to which some constants were fitted."
@@ -148,15 +145,9 @@ def _asked(model: str, card: str) -> "Question":
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     """The recipe that is meant: a file's, or the default one with a model. Raises RecipeError with all problems."""
-    path = Path(args.what)
-    is_recipe = path.suffix.lower() in (".yaml", ".yml") or path.is_file()
-    recipe = Recipe.load(path) if is_recipe else Recipe(model={"name": args.what})
-    return changed(recipe, args.set)
+    from .memory import planning
 
-
-def _check(args: argparse.Namespace) -> str:
-    """The command that says what is wrong with the rows."""
-    return f"workbench data check --recipe {shlex.quote(args.what)}"
+    return changed(planning.named(args.what), args.set)
 
 
 def _next(found: "Plan", args: argparse.Namespace) -> str:
@@ -164,13 +155,16 @@ def _next(found: "Plan", args: argparse.Namespace) -> str:
     if found.fits is not False:
         return ""
     advice = next((one for one in found.advice if one.fits), None)
+    if advice is None and found.verdict == "tight":
+        return "\nIt fits without a margin only, and no setting gives it one: try it, or take a larger card.\n"
     if advice is None:
         return "\nNo setting makes it fit there: take a larger card or a smaller model.\n"
     given = {"--card": args.card, "--vram": args.vram}
     given |= {"--outputs": None if args.outputs == OUTPUTS else str(args.outputs)}
     words = ["workbench", "plan", args.what]
     words += [word for name, value in given.items() if value for word in (name, value)]
-    words += [word for setting in args.set for word in ("--set", setting)]
+    kept = [one for one in args.set if one.partition("=")[0] not in advice.settings]
+    words += [word for setting in kept for word in ("--set", setting)]
     for name, value in advice.settings.items():
         words += ["--set", f"{name}={json.dumps(value)}"]
     return f"\nWith that it fits: {shlex.join(words)}\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import lock, preflight, spawn
 from .machine import choose_backend, look
-from .memory import planning
+from .memory import place, planning
 from .models import is_local
 from .names import folder_of, new_folder
 from .problems import Problem, RunError
@@ -52,6 +52,10 @@ def _made(recipe: Recipe, name: str | None, outputs: Path) -> Run:
     if folder.exists():
         fact = f"There is a run {folder.name!r} already."
         problems.append(Problem("", fact, "Choose another name, or open it with Run.open()."))
+    try:
+        place.limit()
+    except RunError as error:
+        problems += error.problems
     if machine.cards and not problems:
         lock.check_free(lock.card_lock())
     if problems:

@@ -157,7 +157,7 @@ def finished(run: Run) -> dict[str, Any]:
 
 def compared(plan: Plan, event: dict[str, Any]) -> dict[str, Any]:
     """Predicted and measured bytes of torch's tensors and of the process at training's peak, and by how much it is off."""
-    parts, found = plan.question.raw.parts, event["measured"]
+    parts, found = plan.for_the_run()["raw"], event["measured"]
     predicted = {
         "allocated": sum(size for name, size in parts.items() if name not in NOT_TENSORS),
         "process": sum(size for name, size in parts.items() if name != "answers"),

@@ -191,10 +191,11 @@ def _of_rows(
 ) -> tuple[str, str]:
     random, grouped = waste["padded"], waste["grouped"]
     rows = f"{rows_per_step['padded']:,.0f}"
-    packed = (
-        f"Packing would leave {_percent(waste['packed'])} of its room empty, but each step would"
-        f" learn from about {rows_per_step['packed']:,.0f} rows instead of {rows}."
-    )
+    packed = f"Packing would leave {_percent(waste['packed'])} of its room empty"
+    together = f"{rows_per_step['packed']:,.0f}"
+    if together != rows:
+        packed += f", but each step would learn from about {together} rows instead of {rows}"
+    packed += "."
     if batch_size == 1:
         return "padded", f"A batch of one row needs no padding. {packed}"
     if random > MUCH and random - grouped >= SAVED:

@@ -53,7 +53,7 @@ def advise(question: Question) -> list[Advice]:
     found: list[Advice] = []
     for change in changes(question):
         after = question.with_settings(change.settings)
-        saves = question.firm - after.firm
+        saves = question.raw.expected - after.raw.expected
         # of one setting, a larger change must save more than the smaller one before it
         milder = [one.saves for one in found if set(one.settings) == set(change.settings)]
         if saves < LEAST + max(milder, default=0):
@@ -88,7 +88,7 @@ def together(question: Question) -> Advice | None:
     now = question
     for change in sorted(_strongest(question), key=lambda change: change.weight):
         after = now.with_settings(change.settings)
-        if now.firm - after.firm < LEAST:
+        if now.raw.expected - after.raw.expected < LEAST:
             continue
         made.append(change)
         now = after
@@ -97,7 +97,7 @@ def together(question: Question) -> Advice | None:
     if now.verdict != "fits":
         return None
     settings = {name: value for change in made for name, value in change.settings.items()}
-    saves = question.firm - now.firm
+    saves = question.raw.expected - now.raw.expected
     text = f"Together: {'; '.join(change.text for change in made)}. It saves {size(saves)}, and it fits."
     harm = "; ".join(dict.fromkeys(change.harm for change in made))
     return Advice(text, settings, saves, harm, sum(change.weight for change in made), True)

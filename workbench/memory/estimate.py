@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 from . import parts
 from .habits import Habits
-from .place import Place
+from .place import ON_CPU, Place
 from .shapes import Shapes
 from .work import Work
 
 GIB = 2**30
 MIB = 2**20
-# On a CPU, measured on the tiny lane with 4, 16 and 64 rows at once (torch 2.13, Transformers 5.17, two cores): the
-# worker before its weights; and its peak beyond all tensors, which grows with what comes and goes, because malloc does
+# On a CPU, measured on the tiny lane with 4, 16 and 64 rows at once (torch 2.13, Transformers 5.17, two cores):
+# the worker's peak beyond all tensors, which grows with what comes and goes, because malloc does
 # not give all of it back: 85, 213 and 723 MiB beside 33, 114 and 457 of activations.
-ON_CPU, KEPT_ON_CPU, KEPT_SHARE_ON_CPU = 571 * MIB, 45 * MIB, 1.5
+KEPT_ON_CPU, KEPT_SHARE_ON_CPU = 45 * MIB, 1.5
 #: The parts in the order in which they are shown, each with its name in words.
 NAMES = {
     "weights": "frozen weights",
@@ -42,7 +42,9 @@ STATIC = ("weights", "scales", "kept16", "experts", "embeddings", "head", "norms
 
 @dataclass(frozen=True)
 class Estimate:
-    """`parts` sum to `expected`. `floor`: with no slack and the smallest loss pieces. `allocated`: torch's tensors.
+    """`parts` sum to `expected`. `floor`: with no slack. `allocated`: torch's tensors.
+
+    `elastic` bytes come on top where they are free: Unsloth's loss works in larger pieces the more room there is.
 
     `moments` holds the two moments of a step that rival each other, "layer" and "loss"; `host` the bytes of main
     memory beside a card; `unknown` in words what could not be told.
@@ -51,6 +53,7 @@ class Estimate:
     parts: dict[str, int]
     floor: int
     allocated: int
+    elastic: int
     moments: dict[str, int]
     host: dict[str, int] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
@@ -75,8 +78,8 @@ def estimate(shapes: Shapes, work: Work, habits: Habits, place: Place | None = N
     space = parts.workspace(shapes, work, habits)
     left = place.free - standing - context - kept if place else None
     loss = parts.loss(shapes, work, habits, left)
-    moment = _fullest(work, habits, activations, space, loss)
-    least = _fullest(work, habits, activations, space, _least_loss(shapes, work, habits))
+    least = min(loss, _least_loss(shapes, work, habits))
+    moment = _fullest(work, habits, activations, space, least)
     peak = standing + kept + sum(moment.values())
     resting = standing - held["gradients"]
     others = max(
@@ -84,11 +87,16 @@ def estimate(shapes: Shapes, work: Work, habits: Habits, place: Place | None = N
     )
     found = {**held, "checkpoints": kept, **moment, "answers": max(0, others - peak)}
     allocated = sum(found.values())
-    found |= {"context": context, "slack": slack(allocated, habits, place, standing=standing)}
+    found |= {
+        "context": context,
+        "slack": slack(allocated, habits, place, standing=standing),
+    }
+    larger = _fullest(work, habits, activations, space, loss)
     return Estimate(
         parts={name: found[name] for name in NAMES},
-        floor=max(standing + kept + sum(least.values()), others) + context,
+        floor=allocated + context,
         allocated=allocated,
+        elastic=max(0, sum(larger.values()) - sum(moment.values()) - found["answers"]),
         moments={"layer": activations + space, "loss": loss},
         host=host_bytes(shapes, work, habits, found, place),
         unknown=shapes.unknown,

@@ -1,11 +1,17 @@
 """Where a run goes: a card of this machine, one that is only named, or main memory. Knows nothing of models."""
 
+import os
 from dataclasses import dataclass, replace
 
 from ..machine import Machine
+from ..problems import Problem, RunError
 from . import gpus
 from .gpus import Gpu
 
+LIMIT = "WORKBENCH_MEMORY_LIMIT"
+ON_CPU = (
+    571 * 2**20
+)  # bytes of a worker before its weights: torch 2.13, Transformers 5.17, TRL, PEFT
 CPU_FLOPS = 35e9  # a second and core: 60 to 80 GFLOP/s were usable on two cores with AVX2
 
 
@@ -25,8 +31,30 @@ class Place:
     bandwidth: float | None = None
 
 
-def here(machine: Machine) -> Place:
-    """The first card of this machine as free as it is now, or its main memory."""
+def limit() -> int | None:
+    """Bytes that WORKBENCH_MEMORY_LIMIT leaves a run (worker/device.py heeds it), None without it. Raises RunError."""
+    told = os.environ.get(LIMIT)
+    if not told:
+        return None
+    if told.strip().isdecimal():
+        return int(told)
+    try:
+        return gpus.size(told)
+    except RunError:
+        fact = f"{LIMIT} is {told!r}, which is no size."
+        raise RunError([Problem("", fact, "Give bytes, or a size such as 8GiB.")]) from None
+
+
+def here(machine: Machine, most: int | None = None) -> Place:
+    """The first card of this machine as free as it is now, or its main memory; a run gets at most `most` bytes of it."""
+    found = _here(machine)
+    if most is None:
+        return found
+    # on a CPU what the worker's libraries take is beside the limit
+    return replace(found, free=min(found.free, most if found.on_gpu else most + ON_CPU))
+
+
+def _here(machine: Machine) -> Place:
     if not machine.cards:
         flops = CPU_FLOPS * machine.cpu_count
         return Place("CPU", machine.memory_total, machine.memory_free, on_gpu=False, flops=flops)
@@ -52,4 +80,4 @@ def there(gpu: Gpu) -> Place:
 
 def of_size(size: int) -> Place:
     """Any card with so many bytes; its speed is not known."""
-    return Place(f"a card with {size / 2**30:g} GiB", size, size)
+    return Place("such a card", size, size)

@@ -149,6 +149,7 @@ class Plan:
             "expected": self.expected,
             "safe": self.safe,
             "low": question.bounds.low,
+            "elastic": question.estimate.elastic,
             "fits": self.fits,
             "verdict": self.verdict,
             "measured_runs": self.measured_runs,
@@ -173,8 +174,8 @@ class Plan:
         versions = learned.key("", question.backend, question.versions)["versions"]
         card = question.place.name if question.place else None
         return {
-            "parts": self.parts,
-            "raw": question.raw.parts,
+            "parts": _with_elastic(self.parts, question.raw.elastic),
+            "raw": _with_elastic(question.raw.parts, question.raw.elastic),
             **{name: getattr(self, name) for name in ("floor", "expected", "safe", "free")},
             "batches": self.batches,
             "longest": question.work.length,
@@ -209,6 +210,11 @@ class Plan:
         from .plan_text import html
 
         return html(self)
+
+
+def _with_elastic(sizes: Mapping[str, int], elastic: int) -> dict[str, int]:
+    """The parts as they will be measured: with the loss in pieces as large as there is room for."""
+    return {**sizes, "loss": sizes["loss"] + elastic}
 
 
 def shown_parts(sizes: Mapping[str, int]) -> list[tuple[str, str, int]]:

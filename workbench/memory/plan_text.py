@@ -3,6 +3,7 @@
 from html import escape
 from typing import TYPE_CHECKING
 
+from ..models import is_local
 from ..summary import duration, size
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ def facts(plan: "Plan") -> list[str]:
         told.append(f"{plan.steps:,} steps")
     if found and (found.measured or not plan.question.place.on_gpu):
         by = "as measured here" if found.measured else "by formula"
-        told.append(f"about {found.step:.2g} s a step, {by}")
+        told.append(f"about {_seconds(found.step)} a step, {by}")
     elif found:
         told.append(
-            f"about {found.step:.2g} s a step if {found.share:.0%} of the card's speed is reached; never under {found.bound:.2g} s"
+            f"about {_seconds(found.step)} a step if {found.share:.0%} of the card's speed is reached; never under {_seconds(found.bound)}"
         )
     if plan.seconds:
         told.append(f"about {duration(plan.seconds)} of training")
@@ -48,19 +49,30 @@ def facts(plan: "Plan") -> list[str]:
         inside = ", ".join(f"{name} {size(count)}" for name, count in host.items())
         told.append(f"main memory beside the card: {size(sum(host.values()))} ({inside})")
     disk = plan.disk
+    if not is_local(plan.question.recipe.model.name):
+        told.append(f"fetching the model: up to {size(disk['merged'])} if its files are in 16 bit")
     told.append(
         f"disk: {size(disk['adapter'] + disk['checkpoints'])} for adapter and checkpoints, {size(disk['merged'])} if merged in 16 bit"
     )
     if plan.question.place and plan.longest_that_fits:
-        told.append(f"longest sequence that fits: {plan.longest_that_fits:,} tokens")
+        own = plan.question.shapes.context_length
+        cap = ", the model's own limit" if own and plan.longest_that_fits + 64 > own else ""
+        told.append(f"longest sequence that fits: {plan.longest_that_fits:,} tokens{cap}")
     if plan.question.place and plan.batches:
-        told.append(f"largest batch that fits with the same effective batch: {plan.batches[-1]:,}")
+        rows = plan.batches[-1]
+        cap = ", all of it" if rows == plan.question.recipe.effective_batch else ""
+        told.append(f"largest batch that fits with the same effective batch: {rows:,}{cap}")
     return told
+
+
+def _seconds(count: float) -> str:
+    return f"{count:.2g} s" if count < 60 else duration(count)
 
 
 def text(plan: "Plan") -> str:
     """The plan for a terminal."""
     from .plan import shown_parts
+    from .plan_bar import short
 
     question = plan.question
     rows = shown_parts(plan.parts)
@@ -68,12 +80,12 @@ def text(plan: "Plan") -> str:
     lines = [f"{question.shapes.name} with {question.backend}: {headline(plan)}", ""]
     for _, name, count in rows:
         bar = "\N{FULL BLOCK}" * max(1, round(count / most * WIDTH))
-        lines.append(f"  {name:26} {size(count):>10}  {bar}")
+        lines.append(f"  {name:26} {short(count):>10}  {bar}")
     lines += ["", *facts(plan)]
     if advice := plan.advice[:SHOWN]:
         lines += ["", "What to turn:"]
         lines += [
-            f"  {one.text}{' Then it fits.' if one.fits and not plan.fits else ''}"
+            f"  {one.text}{' Then it fits.' if one.fits and not plan.fits and not one.text.startswith('Together') else ''}"
             for one in advice
         ]
     lines += ["", *plan.notes] if plan.notes else []

@@ -12,6 +12,7 @@ from .. import models
 from ..machine import Machine
 from ..problems import DataError, Problem, RunError
 from ..recipe import Recipe
+from ..summary import size
 from . import gpus, known, learned, place
 from .plan import Plan
 from .question import Question
@@ -30,19 +31,20 @@ class Counted(NamedTuple):
 
 
 def plan(
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     *,
     card: str | None = None,
-    vram: str | None = None,
+    vram: str | float | None = None,
     rows: bool = False,
     outputs: str | Path = "outputs",
     machine: Machine | None = None,
 ) -> Plan:
-    """What the recipe needs on this machine, on a `card` by name ("T4"), or on one with so much memory (`vram="16GiB"`).
+    """What a recipe needs on this machine, on a `card` by name ("T4"), or on one with so much memory (`vram="16GiB"`).
 
-    With `rows` the data are read and tokenized, so that the longest row and the number of steps are known. Takes
+    A text is the path of a recipe, or a model's name, which means the default recipe with it. With `rows` the data are read and tokenized, so that the longest row and the number of steps are known. Takes
     milliseconds without. Raises RunError for a model or card that is not known, all problems together.
     """
+    recipe = recipe if isinstance(recipe, Recipe) else named(str(recipe))
     here = machine or machines.look()
     problems: list[Problem] = []
     where = shapes = None
@@ -58,7 +60,12 @@ def plan(
         problems += _refusals(recipe, shapes)
     if problems:
         raise RunError(problems)
-    counted = count(recipe) if rows else None
+    counted, uncounted = None, ""
+    if rows:
+        try:
+            counted = count(recipe)
+        except DataError as error:
+            uncounted = error.problems[0].fact
     backend = _backend(recipe, where, here, named=bool(card or vram))
     question = Question(
         recipe=recipe,
@@ -71,7 +78,15 @@ def plan(
         rows=counted.rows if counted else None,
         records=learned.past(outputs),
     )
-    return Plan(question, notes=_notes(question, counted))
+    return Plan(question, notes=_notes(question, counted, uncounted))
+
+
+def named(text: str) -> Recipe:
+    """The recipe in a file, or the default one with the model of this name. Raises RecipeError."""
+    path = Path(text)
+    if path.suffix.lower() in (".yaml", ".yml") or path.is_file():
+        return Recipe.load(path)
+    return Recipe(model={"name": text})
 
 
 def for_run(recipe: Recipe, machine: Machine, outputs: str | Path) -> dict[str, Any] | None:
@@ -101,22 +116,16 @@ def shapes_of(recipe: Recipe) -> Shapes:
     return from_model(models.read(name, revision))
 
 
-def count(recipe: Recipe) -> Counted | None:
-    """Reads and tokenizes the rows (kept for the next time); None where they cannot be: that is told at the start."""
+def count(recipe: Recipe) -> Counted:
+    """Reads and tokenizes the rows (kept for the next time). Raises DataError for rows that cannot be."""
     from .. import looking
     from ..data import encode
 
-    try:
-        rows = looking.rows_of(recipe)
-        few = len(rows) <= MOST_ROWS
-        some = rows if few else [rows[i] for i in range(SAMPLED)]
-        tokens = encode.tokenize(some, looking.tokenizer_of(recipe), loss_on=recipe.data.loss_on)
-        lengths = tokens.lengths
-    except DataError:
-        return None
-    if not len(lengths):
-        return None
-    limit = recipe.model.max_length
+    rows = looking.rows_of(recipe)
+    few = len(rows) <= MOST_ROWS
+    some = rows if few else [rows[i] for i in range(SAMPLED)]
+    tokens = encode.tokenize(some, looking.tokenizer_of(recipe), loss_on=recipe.data.loss_on)
+    lengths, limit = tokens.lengths, recipe.model.max_length
     mean = float(lengths.clip(max=limit).mean())
     share = 0.0 if recipe.data.heldout else recipe.data.heldout_share
     trained = round(len(rows) * (1 - share))
@@ -135,15 +144,15 @@ def _cached(name: str, revision: str | None) -> bool:
     return hub.cached_folder(name, revision) is not None
 
 
-def _place(card: str | None, vram: str | None, here: Machine) -> place.Place:
-    if card and vram:
+def _place(card: str | None, vram: str | float | None, here: Machine) -> place.Place:
+    if card is not None and vram is not None:
         fact = f"Both a card ({card}) and a size ({vram}) are given; only one of them can be meant."
         raise RunError([Problem("", fact, "Leave one out.")])
-    if card:
-        return place.there(gpus.find(card))
-    if vram:
-        return place.of_size(gpus.size(vram))
-    return place.here(here)
+    if card is not None:
+        return place.there(gpus.find(str(card)))
+    if vram is not None:
+        return place.of_size(gpus.size(str(vram)))
+    return place.here(here, place.limit())
 
 
 def _backend(recipe: Recipe, where: place.Place, here: Machine, *, named: bool) -> str:
@@ -156,28 +165,52 @@ def _backend(recipe: Recipe, where: place.Place, here: Machine, *, named: bool) 
 
 
 def _refusals(recipe: Recipe, shapes: Shapes) -> list[Problem]:
-    quantized = shapes.quantized_by
-    if quantized in (None, "bitsandbytes", "mxfp4"):
-        return []
-    fact = f"The weights of {shapes.name} are quantized with {quantized}, which QLoRA cannot start from."
-    return [Problem("model.name", fact, "Give the model's 16-bit version.")]
+    problems, quantized = [], shapes.quantized_by
+    if quantized not in (None, "bitsandbytes", "mxfp4"):
+        fact = f"The weights of {shapes.name} are quantized with {quantized}, which QLoRA cannot start from."
+        problems.append(Problem("model.name", fact, "Give the model's 16-bit version."))
+    has = list(dict.fromkeys(kind.module for kind in shapes.linears if kind.adapted))
+    asked = recipe.lora.target_modules
+    for name in () if asked == "all-linear" or not has else asked:
+        # what is written with dots, or is no layer of a block, is for the start to judge: it reads all names
+        if "." not in name and name not in (*has, "lm_head", "embed_tokens"):
+            fact = f"lora.target_modules holds {name}, which {shapes.name} does not have."
+            cure = f"It has {', '.join(has)}."
+            problems.append(Problem("lora.target_modules", fact, cure))
+    return problems
 
 
-def _notes(question: Question, counted: Counted | None) -> tuple[str, ...]:
-    notes = []
-    if question.longest is None and counted is None:
-        length = question.recipe.model.max_length
-        notes.append(f"The rows were not read: each is taken to fill {length:,} tokens.")
+def _notes(question: Question, counted: Counted | None, uncounted: str) -> tuple[str, ...]:
+    model, shapes, notes = question.recipe.model, question.shapes, []
+    if counted is None:
+        why = (
+            f"The rows could not be counted ({uncounted.rstrip('.')})"
+            if uncounted
+            else "The rows were not read"
+        )
+        notes.append(f"{why}: each is taken to fill {model.max_length:,} tokens.")
     elif question.longest is None:
         notes.append("Not all rows were tokenized: the longest is taken to fill model.max_length.")
+    if shapes.context_length and model.max_length > shapes.context_length:
+        notes.append(
+            f"model.max_length is {model.max_length:,}, and the model was made for at most {shapes.context_length:,} tokens: a run would be refused."
+        )
+    if question.raw.elastic:
+        notes.append(
+            f"Unsloth's loss works in larger pieces where there is room: up to {size(question.raw.elastic)} more than expected, and less as the card fills."
+        )
     if question.learned is None:
-        notes.append("Nothing was measured on this card yet: the estimate is by formula alone.")
+        where = "this card" if question.place is None or question.place.on_gpu else "this machine"
+        notes.append(f"Nothing was measured on {where} yet: the estimate is by formula alone.")
     if question.place is not None and not question.place.on_gpu:
         notes.append("Without a card the run takes main memory, Python and its libraries included.")
-    copied = question.backend == "unsloth" and question.recipe.model.load_in_4bit
-    if copied and not models.is_local(question.recipe.model.name):
+    if question.copied:
         notes.append(
-            "Unsloth may take its own 4-bit copy, which keeps some layers in 16 bit: Phi-4 and Qwen3-14B took 1.3 to 2.2 GiB more."
+            "Unsloth may take its own 4-bit copy, which keeps some layers in 16 bit: Phi-4 and Qwen3-14B took 1.3 and 2.2 GiB more."
+        )
+    if shapes.experts and model.load_in_4bit:
+        notes.append(
+            "Its experts are fused tensors, which bitsandbytes does not pack as it loads: they are counted in 16 bit. A copy that is quantized already may hold them in 4."
         )
     notes += [f"Not known: {one}." for one in question.estimate.unknown]
     return tuple(notes)

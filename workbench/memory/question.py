@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+from ..models import is_local
 from ..recipe import Recipe
 from . import learned
 from .estimate import STATIC, Estimate, estimate
-from .estimate import slack as slack_bytes
 from .habits import Habits, habits
 from .learned import Learned
 from .place import Place
@@ -108,20 +108,20 @@ class Question:
         found, told = self.estimate, self.learned
         expected = found.expected
         if told is None:
-            margin = MARGIN_UNKNOWN if found.unknown else MARGIN
-            safe = max(expected, round(self.firm * (1 + margin)))
+            margin = MARGIN_UNKNOWN if found.unknown or self.copied else MARGIN
+            safe = round(expected * (1 + margin))
             return Bounds(found.floor, expected, safe, found.floor)
         rest = self.raw.expected - self.raw.static
         low, high = (self.raw.static + round(rest * r) for r in (told.low, told.high))
         return Bounds(min(found.floor, low), expected, max(high, expected), min(low, expected))
 
     @property
-    def firm(self) -> int:
-        """Bytes that do not shrink as the card fills: the floor and its slack. Unsloth's loss does shrink."""
-        raw = self.raw
-        tensors = raw.floor - raw.parts["context"]
-        slack = slack_bytes(tensors, self.habits, self.place, standing=raw.static)
-        return raw.floor + slack
+    def copied(self) -> bool:
+        """Whether Unsloth may load its own 4-bit copy of the model, which keeps some layers in 16 bit."""
+        model = self.recipe.model
+        ours = (model.quant_type, model.double_quant) != ("nf4", True) or model.revision is not None
+        packed = not model.load_in_4bit or model.name.endswith("-bnb-4bit")
+        return self.backend == "unsloth" and not (ours or packed or is_local(model.name))
 
     @property
     def verdict(self) -> Verdict | None:

@@ -3,6 +3,7 @@
 Asks its question once and again with each recipe shown; sets nothing itself: a click hands the advice on.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
@@ -16,6 +17,7 @@ from ..memory import plan_bar, planning
 from ..memory.advice import Advice
 from ..memory.plan import Plan
 from ..memory.question import Question
+from ..problems import DataError
 from ..recipe import Recipe
 from . import pages
 from .buttons import button
@@ -37,7 +39,8 @@ def question(
     if _is_small(Path(recipe.data.train)):
         # counted as if nothing were cut, so that the sequence length can be changed
         longest = int(settings.bounds("model.max_length")["le"])
-        counted = planning.count(recipe.replace(model={"max_length": longest}))
+        with contextlib.suppress(DataError):  # told at the start, row by row
+            counted = planning.count(recipe.replace(model={"max_length": longest}))
     if counted is None:
         return asked
     return replace(asked, longest=counted.longest, mean=counted.mean, rows=counted.rows)

@@ -51,7 +51,8 @@ class Fitting:
         plan = foreseen.read(self._folder)
         state = _state_bytes(trainer.model, plan)
         peak = rows_before = 0
-        for rows in candidates(self._recipe.effective_batch, plan):
+        sizes = candidates(self._recipe.effective_batch, plan)
+        for rows in sizes:
             free = _free() - state
             projected = peak * rows // max(rows_before, 1)
             if projected > free:
@@ -62,6 +63,9 @@ class Fitting:
             peak, rows_before = self._try(trainer, rows), rows
             if not peak:
                 break
+        planned_out = _next_size(self._recipe.effective_batch, sizes, plan)
+        if planned_out and not self._left_out:
+            self._left_out = f"{planned_out} would not fit, by the plan"
         raise Tried
 
     def _try(self, trainer: Any, rows: int) -> int:
@@ -100,6 +104,13 @@ def candidates(effective: int, plan: dict[str, Any] | None) -> list[int]:
         if not found or rows >= 2 * found[-1]:
             found.append(rows)
     return found
+
+
+def _next_size(effective: int, sizes: list[int], plan: dict[str, Any] | None) -> int | None:
+    """The smallest size that the plan left out above those that are tried; None where it left out none."""
+    planned = (plan or {}).get("batches") or ()
+    larger = (rows for rows in range(sizes[-1] + 1, effective + 1) if effective % rows == 0)
+    return next(larger, None) if sizes[-1] in planned else None
 
 
 def _middling(units: feeding.Units, rows: int) -> Any:

@@ -16,6 +16,7 @@ from .telling import Telling
 SAID = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate", "not enough memory",
     "alloc_failed", "memoryallocation", "std::bad_alloc", "not_enough_memory",
+    "can't start new thread", "resource temporarily unavailable",
 )  # fmt: skip
 UNITS = {"bytes": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 #: How the parts are called in a sentence; the others by their own names.
@@ -28,6 +29,8 @@ WORDS = {
     "answers": "answers",
     "loss": "the loss",
 }
+#: The plan's names for what comes and goes within a step.
+MOVING = ("checkpoints", "layer", "workspace", "loss")
 NAMED = 3  # parts that are named: the largest
 #: What is no part of its own, or cannot be turned: not named.
 UNNAMED = (
@@ -137,7 +140,13 @@ class Shortages:
         if not passing:
             return now
         activations = self.measured.get("activations") or parts.above(sum(now.values()))
+        activations = activations or self._planned_activations()
         return now | ({"activations": activations} if activations else {})
+
+    def _planned_activations(self) -> int:
+        """What comes and goes in a step, by the plan: for a shortage before anything was measured."""
+        planned = (foreseen.read(self._told.folder) or {}).get("parts") or {}
+        return sum(planned.get(name, 0) for name in MOVING)
 
     def _rows(self, phase: str) -> int | None:
         if phase == "evaluation":
