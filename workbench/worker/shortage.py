@@ -175,7 +175,8 @@ class Shortages:
                 f"resume(batch_size={smaller.batch_size}) {start} with {smaller.batch_size}"
                 f" row{'s'[: smaller.batch_size > 1]} at once and the same effective batch of {smaller.effective}."
             )
-        helping = [one for one in advice if _helps(one, phase, bool(cures))]
+        # the plan's batches are the recipe's; by now fewer rows may go through at once
+        helping = [one for one in advice if _helps(one, phase, self.micro is not None)]
         for one in helping[:2]:
             text, saves = str(one.get("text", "")).rstrip("."), one.get("saves")
             said = "save" in text or not saves
@@ -192,7 +193,7 @@ _GENERAL = {
 
 
 def _helps(one: dict[str, Any], phase: str, is_cut: bool) -> bool:
-    """Whether an advice is about what ran short; `is_cut` says that fewer rows at once were proposed already."""
+    """Whether an advice is about what ran short; `is_cut` says that fewer rows at once are proposed apart, or cannot be."""
     names = set(one.get("settings") or {})
     if phase in HELPS:
         return any(name.startswith(HELPS[phase]) for name in names)
