@@ -46,15 +46,13 @@ class Estimate:
 
     `elastic` bytes come on top where they are free: Unsloth's loss works in larger pieces the more room there is.
 
-    `moments` holds the two moments of a step that rival each other, "layer" and "loss"; `host` the bytes of main
-    memory beside a card; `unknown` in words what could not be told.
+    `host`: the bytes of main memory beside a card. `unknown`: in words what could not be told.
     """
 
     parts: dict[str, int]
     floor: int
     allocated: int
     elastic: int
-    moments: dict[str, int]
     host: dict[str, int] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
 
@@ -97,7 +95,6 @@ def estimate(shapes: Shapes, work: Work, habits: Habits, place: Place | None = N
         floor=allocated + context,
         allocated=allocated,
         elastic=max(0, sum(larger.values()) - sum(moment.values()) - found["answers"]),
-        moments={"layer": activations + space, "loss": loss},
         host=host_bytes(shapes, work, habits, found, place),
         unknown=shapes.unknown,
     )

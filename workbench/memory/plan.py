@@ -173,10 +173,14 @@ class Plan:
         question = self.question
         versions = learned.key("", question.backend, question.versions)["versions"]
         card = question.place.name if question.place else None
+        elastic = question.raw.elastic  # this run will take it, as long as it is free
         return {
-            "parts": _with_elastic(self.parts, question.raw.elastic),
-            "raw": _with_elastic(question.raw.parts, question.raw.elastic),
-            **{name: getattr(self, name) for name in ("floor", "expected", "safe", "free")},
+            "parts": _with_elastic(self.parts, elastic),
+            "raw": _with_elastic(question.raw.parts, elastic),
+            "floor": self.floor,
+            "expected": self.expected + elastic,
+            "safe": self.safe + elastic,
+            "free": self.free,
             "batches": self.batches,
             "longest": question.work.length,
             "bound_seconds": self._bound_of_a_pass(),
