@@ -45,7 +45,6 @@ class Estimate:
     """`parts` sum to `expected`. `floor`: with no slack. `allocated`: torch's tensors.
 
     `elastic` bytes come on top where they are free: Unsloth's loss works in larger pieces the more room there is.
-
     `host`: the bytes of main memory beside a card. `unknown`: in words what could not be told.
     """
 
