@@ -370,11 +370,21 @@ def test_a_model_that_is_quantized_otherwise_already(plan: Plan, tmp_path: Path,
     ]
 
 
-def test_a_folder_without_weights(plan: Plan, tmp_path: Path):
-    model = folder(tmp_path / "model", SIZES | {"model_type": "llama"}, {})
-    assert refused(plan, model) == [
-        f"{model} has no weights in model.safetensors. Copy or download it again."
-    ]
+def test_a_config_alone_is_enough(plan: Plan, tmp_path: Path):
+    model = tmp_path / "model"
+    model.mkdir()
+    config = SIZES | {"model_type": "llama"}
+    (model / "config.json").write_text(json.dumps(config))
+    code, out, err = plan(model, "--card", "T4", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["trainable"] > 0
+    (model / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "gptq"}})
+    )
+    (said,) = refused(plan, model)
+    assert "quantized with gptq, which QLoRA cannot start from" in said
+    (model / "config.json").write_text("no json")
+    assert any("is not a JSON object" in line for line in refused(plan, model))
 
 
 def test_a_folder_that_is_not_there(plan: Plan, tmp_path: Path):

@@ -3,6 +3,7 @@
 The one part of this folder that looks at files, at this machine and, for a model that is nowhere else, at the hub.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from ..summary import size
 from . import gpus, known, learned, place
 from .plan import Plan
 from .question import Question
-from .shapes import Shapes, from_model
+from .shapes import Shapes, from_config, from_model
 
 MOST_ROWS = 20_000  # rows up to which all are tokenized; of more the first ones tell the mean
 SAMPLED = 5_000
@@ -98,7 +99,10 @@ def for_run(recipe: Recipe, machine: Machine, outputs: str | Path) -> dict[str, 
 
 
 def shapes_of(recipe: Recipe) -> Shapes:
-    """The model's shapes: of a folder or the hub's cache, else of the table, else of the hub. Raises RunError."""
+    """The model's shapes: of a folder or the hub's cache, else of the table, else of the hub. Raises RunError.
+
+    Of a folder with a config.json and no weights they follow from that, so that a model can be planned before it is fetched.
+    """
     name, revision = recipe.model.name, recipe.model.revision
     if not models.is_local(name) and not _cached(name, revision):
         if found := known.find(name):
@@ -113,7 +117,21 @@ def shapes_of(recipe: Recipe) -> Shapes:
             raise RunError(
                 [Problem(p.where, p.fact, f"{p.cure} {cure}") for p in error.problems]
             ) from None
+    if models.is_local(name) and (config := _config_alone(Path(name).expanduser())):
+        return from_config(config, name)
     return from_model(models.read(name, revision))
+
+
+def _config_alone(folder: Path) -> dict[str, Any] | None:
+    """The config.json of a folder that holds no weights yet; None for any other folder, whose faults are told elsewhere."""
+    path = folder / "config.json"
+    if not path.is_file() or any(folder.glob("*.safetensors*")):
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def count(recipe: Recipe) -> Counted:
