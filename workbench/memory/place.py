@@ -80,4 +80,4 @@ def there(gpu: Gpu) -> Place:
 
 def of_size(size: int) -> Place:
     """Any card with so many bytes; its speed is not known."""
-    return Place("such a card", size, size)
+    return Place("a card of that size", size, size)
