@@ -89,9 +89,7 @@ def certainty(plan: "Plan") -> str:
 def picture(plan: "Plan") -> str:
     """The strip of a plan: the groups, hatched what is added to be safe, and a mark where the memory ends."""
     extra = plan.safe - plan.expected
-    legend = (
-        [(f"to be safe +{short(extra)}", f"{_HATCH};box-sizing:border-box")] if extra > 0 else []
-    )
+    legend = [hatched(f"to be safe +{short(extra)}")] if extra > 0 else []
     spoken = f"{verdict(plan)} {certainty(plan)}."
     return strip(groups(plan.parts), safe=plan.safe, free=plan.free, spoken=spoken, legend=legend)
 
