@@ -2,6 +2,7 @@
 
 import pytest
 
+import workbench
 from workbench.problems import RecipeError
 from workbench.recipe import Recipe, bounds, field
 
@@ -44,6 +45,17 @@ def test_all_problems_are_reported_together_with_value_and_cure():
         "lora.rnk is not a setting. Did you mean lora.rank?",
         "training.learning_rate is 3; it must be at most 1. 1e-4 to 3e-4 is usual for LoRA.",
         "backend is 'tpu'; it must be 'auto', 'unsloth' or 'peft'. Leave it at auto.",
+    ]
+
+
+def test_early_stopping_is_on_and_the_best_adapter_is_kept_unless_said_otherwise():
+    training = Recipe().training
+    assert (training.patience, training.keep) == (3, "best")
+    with pytest.raises(RecipeError) as caught:
+        Recipe(training={"patience": -1, "keep": "first"})
+    assert str(caught.value).splitlines() == [
+        "training.patience is -1; it must be at least 0. 3 is usual; give 0 to train all steps.",
+        "training.keep is 'first'; it must be 'best' or 'last'. Give best or last.",
     ]
 
 
@@ -109,3 +121,10 @@ def test_scale_and_differences():
 
 def test_bounds_come_from_the_field():
     assert bounds("lora.rank") == {"ge": 1, "le": 1024}
+
+
+def test_a_map_of_columns_is_one_setting_and_comes_back_from_its_code():
+    recipe = Recipe(data={"columns": {"prompt": "{title}", "completion": "{answer}"}})
+    assert list(recipe.differences(Recipe())) == ["data.columns"]
+    made = eval(recipe.as_code(), {"wb": workbench})
+    assert made == recipe

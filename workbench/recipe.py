@@ -5,7 +5,6 @@ Bounds, labels, tooltips, the errors and the command line's help all come from t
 """
 
 import difflib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -367,6 +366,19 @@ class Training(Section):
         cure="Give 0 or more.",
         ge=0,
     )
+    patience: int = setting(
+        3,
+        "Early stopping (evaluations)",
+        "Ends the training when the held-out loss did not fall below its best in so many evaluations: saves time, and may miss a late fall. 0 never does.",
+        cure="3 is usual; give 0 to train all steps.",
+        ge=0,
+    )
+    keep: Literal["best", "last"] = setting(
+        "best",
+        "Adapter kept",
+        "best keeps the adapter with the lowest held-out loss, last that of the last step, which has learned longer and may have memorized.",
+        cure="Give best or last.",
+    )
     checkpoint_every: int = setting(
         100,
         "Checkpoint every (steps)",
@@ -489,9 +501,18 @@ class Recipe(Section):
             settings[name] = {**inside, **value} if merge else value
         return Recipe(**settings)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings by dotted name, in their order; what a user's own table holds is no setting."""
+        found: dict[str, Any] = {}
+        for name, value in self:
+            inside = isinstance(value, Section)
+            found |= {f"{name}.{key}": held for key, held in value} if inside else {name: value}
+        return found
+
     def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
         """The settings that differ, by dotted name, with the value here and there."""
-        here, there = dict(_flat(self.model_dump())), dict(_flat(other.model_dump()))
+        here, there = self.settings, other.settings
         return {name: (here[name], there[name]) for name in here if here[name] != there[name]}
 
     def as_code(self) -> str:
@@ -562,14 +583,6 @@ def bounds(name: str) -> dict[str, float]:
             if hasattr(mark, kind):
                 limits[kind] = getattr(mark, kind)
     return limits
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 _RULES = {
