@@ -72,6 +72,54 @@ def test_a_kind_from_a_later_version_is_no_fault(log):
     assert history.warnings == []
 
 
+def test_speed_counts_all_tokens_and_trained_speed_those_that_are_learned_from(log):
+    history = History(log.path)
+    assert (history.speed, history.trained_speed) == (None, None)
+    for number in range(1, 31):
+        values = dict.fromkeys(KINDS["step"], 1.0) | {"step": number, "of": 30, "seconds": 0.5}
+        trained = 10 if number > 10 else 1000  # the last 20 count
+        log.write("step", **values | {"tokens": 50, "trained_tokens": trained})
+    history.update()
+    assert (history.speed, history.trained_speed) == (100.0, 20.0)
+
+
+def test_an_early_stop_is_told_until_the_run_goes_on(log):
+    step(log, 6)
+    history = History(log.path)
+    history.update()
+    assert history.stopped_early == ""
+    why = "The held-out loss did not fall in 3 evaluations: best 0.410 at step 2."
+    log.write("choice", what="early_stop", value="2", why=why)
+    history.update()
+    assert history.stopped_early == why and history.choices[-1]["value"] == "2"
+    step(log, 7)  # it was resumed
+    history.update()
+    assert history.stopped_early == ""
+
+
+def test_the_best_evaluation_is_the_lowest_number(log):
+    history = History(log.path)
+    for number, loss in ((1, float("nan")), (2, 0.5), (3, 0.4), (4, float("nan"))):
+        log.write("eval", step=number, loss=loss, seconds=0.1)
+        history.update()
+        best = history.best_eval
+        assert (best and best["step"]) == {1: None, 2: 2, 3: 3, 4: 3}[number]
+
+
+def test_a_log_of_an_older_version_is_read(log):
+    older = [
+        {"kind": "memory", "step": 1, "process": 9},
+        {"kind": "sample", "sample": "step-0-0", "step": 0, "text": "red"},
+        {"kind": "adapter", "step": 9, "path": "adapter"},
+    ]
+    with log.path.open("ab") as file:
+        file.writelines(json.dumps({"t": 1} | event).encode() + b"\n" for event in older)
+    history = History(log.path)
+    history.update()
+    assert history.warnings == [] and history.stopped_early == ""
+    assert history.memory[0].get("power") is None and history.adapter["step"] == 9
+
+
 def test_nan_survives(log):
     step(log, 1, float("nan"))
     history = History(log.path)
@@ -89,3 +137,14 @@ def test_a_growing_answer_is_there_until_the_whole_one_comes(log):
     history.update()
     assert history.partial == {}
     assert history.samples[0]["text"] == "red lamp"
+
+
+def test_a_half_answer_of_a_killed_worker_is_dropped_when_the_next_one_begins(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write("token", sample="step-0-0", text="Hal")
+    history = History(tmp_path / "events.jsonl")
+    history.update()
+    assert history.partial == {"step-0-0": "Hal"}
+    log.write("phase", state="preparing", text="Reading the recipe.")
+    history.update()
+    assert history.partial == {}

@@ -194,6 +194,26 @@ def test_stop_after_the_end_is_refused_with_the_reason(trained: Run):
     assert told["text"] == "stop needs a run that trains; this one is ready."
 
 
+def test_its_prompts_are_answered_once_more_after_the_training(trained: Run):
+    before = len(trained.history.samples)
+    command = trained.sample_now()
+    until(trained, lambda run: any(c["id"] == command for c in run.history.commands))
+    assert trained.history.commands[-1]["taken"]
+    again = trained.history.samples[before:]
+    assert [s["sample"] for s in again] == ["step-12-0", "step-12-1", "step-12-2"]
+    last = [
+        s["text"] for s in trained.history.samples[:before] if s["step"] == 12 and s["expected"]
+    ]
+    assert [s["text"] for s in again] == last[:3]
+
+
+def test_a_sample_carries_the_prompt_as_it_was_fed_to_the_model(trained: Run):
+    sample = next(s for s in trained.history.samples if s["expected"])
+    system = "<|begin|><|system|>Write the ticket as JSON.<|end|>"
+    assert sample["rendered"] == f"{system}<|user|>{sample['prompt']}<|end|><|assistant|>"
+    assert all(s["same_as"] is None or s["same_as"] > 0 for s in trained.history.samples)
+
+
 # Watching it
 
 
@@ -243,13 +263,19 @@ def test_pause_change_checkpoint_and_stop(start, long: Recipe):
     held = run.history.step
     answer = asyncio.run(run.answer("Ada here.", max_new_tokens=3))
     assert answer["tokens"] <= 3
-    run.change(learning_rate=5e-4)
+    lowered = run.change(learning_rate=5e-4)
+    now = run.sample_now()
     with pytest.raises(WorkbenchError, match=r"training\.learning_rate is 7; it must be at most 1"):
         run.change(learning_rate=7)
     early = run.change(steps=1)
     until(run, lambda run: any(c["id"] == early for c in run.history.commands))
     told = run.history.commands[-1]["text"]
     assert told.startswith(f"steps is 1; it must be from {held} to 5000")
+    said = {event["id"]: (event["taken"], event["text"]) for event in run.history.commands}
+    assert said[lowered] == (True, f"learning rate 0.0005 from step {held + 1} on")
+    assert said[now] == (True, "")
+    asked = [s for s in run.history.samples if s["sample"].startswith(f"step-{held}-")]
+    assert [(s["step"], s["adapter"]) for s in asked] == [(held, True)] * 3
     assert run.history.step == held
     run.checkpoint()
     run.unpause()

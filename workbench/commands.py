@@ -19,6 +19,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "pause": {},
     "unpause": {},
     "checkpoint": {},
+    "sample": {},
     "close": {},
     "change": {
         "learning_rate": "training.learning_rate",

@@ -5,6 +5,7 @@ Knows nothing of torch, widgets or processes: a log is a file, a History is list
 
 import errno
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -27,12 +28,22 @@ KINDS: dict[str, tuple[str, ...]] = {
         "step", "of", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "trained_tokens", "seconds",
     ),
     "eval": ("step", "loss", "seconds"),
-    "memory": ("step", "allocated", "reserved", "process", "device_used", "device_total"),
+    # What the card says beside its memory is null where it is not known; `throttled` is why it runs slower than it could.
+    "memory": (
+        "step", "allocated", "reserved", "process", "device_used", "device_total",
+        "utilisation", "temperature", "power", "throttled",
+    ),
     "token": ("sample", "text"),
-    "sample": ("sample", "step", "prompt", "system", "expected", "text", "adapter", "ended", "tokens", "seconds"),
+    # `rendered` is the prompt with its special tokens, `same_as` the number of a training row with this very answer or null.
+    "sample": (
+        "sample", "step", "prompt", "system", "expected", "text", "adapter", "ended", "tokens", "seconds",
+        "rendered", "same_as",
+    ),
     "score": ("step", "correct", "rows", "adapter", "seconds"),
     "checkpoint": ("step", "path", "seconds"),
-    "adapter": ("step", "path"),
+    # `step` is that of the adapter that is kept, which `why` gives the reason for; it need not be the last one.
+    "adapter": ("step", "path", "why"),
+    # `text` is why it was not done, or what a `change` changed.
     "command": ("id", "do", "taken", "text"),
     # `predicted` is the run's plan.json or null, `measured` bytes by part, `tokens` of the longest micro-batch, padded.
     "probe": ("step", "batch_size", "longest", "tokens", "predicted", "measured", "seconds"),
@@ -120,6 +131,8 @@ class History:
         self.model: dict[str, Any] = {}
         self.adapter: dict[str, Any] = {}
         self.phases: list[dict[str, Any]] = []
+        #: Why the training ended before its last step by itself, in a sentence; "" when it did not, or went on since.
+        self.stopped_early = ""
         #: Text of answers that are still being written, by sample id.
         self.partial: dict[str, str] = {}
         self._offset = 0
@@ -163,9 +176,12 @@ class History:
     @property
     def speed(self) -> float | None:
         """Real (not padding) tokens/s over the last 20 steps, None before the first."""
-        last = self.steps[-20:]
-        seconds = sum(step["seconds"] for step in last)
-        return sum(step["tokens"] for step in last) / seconds if seconds else None
+        return self._rate("tokens")
+
+    @property
+    def trained_speed(self) -> float | None:
+        """Tokens/s that are learned from, over the last 20 steps; None before the first."""
+        return self._rate("trained_tokens")
 
     @property
     def seconds_left(self) -> float | None:
@@ -177,17 +193,18 @@ class History:
 
     @property
     def best_eval(self) -> dict[str, Any] | None:
-        """The evaluation with the lowest held-out loss."""
-        return min(self.evals, key=lambda e: e["loss"], default=None)
+        """The evaluation with the lowest held-out loss, None while no loss was a number."""
+        numbers = [event for event in self.evals if math.isfinite(event["loss"])]
+        return min(numbers, key=lambda event: event["loss"], default=None)
 
     def absorb(self, event: dict[str, Any]) -> None:
         """Takes one event in; `update` does it for each line of the log."""
         into: dict[str, Callable[[dict[str, Any]], Any]] = {
             "phase": self._take_phase,
-            "step": lambda e: _replace_from_step(self.steps, e),
+            "step": self._take_step,
             "eval": lambda e: _replace_from_step(self.evals, e),
             "memory": self.memory.append,
-            "choice": self.choices.append,
+            "choice": self._take_choice,
             "token": self._take_token,
             "sample": self._take_sample,
             "score": self.scores.append,
@@ -208,6 +225,17 @@ class History:
     def _take_phase(self, event: dict[str, Any]) -> None:
         self.state, self.text = event["state"], event["text"]
         self.phases.append(event)
+        if self.state == "preparing":  # a worker before this one may have been killed in mid-answer
+            self.partial.clear()
+
+    def _take_step(self, event: dict[str, Any]) -> None:
+        _replace_from_step(self.steps, event)
+        self.stopped_early = ""
+
+    def _take_choice(self, event: dict[str, Any]) -> None:
+        self.choices.append(event)
+        if event["what"] == "early_stop":
+            self.stopped_early = event["why"]
 
     def _take_token(self, event: dict[str, Any]) -> None:
         self.partial[event["sample"]] = self.partial.get(event["sample"], "") + event["text"]
@@ -215,6 +243,11 @@ class History:
     def _take_sample(self, event: dict[str, Any]) -> None:
         self.partial.pop(event["sample"], None)
         self.samples.append(event)
+
+    def _rate(self, what: str) -> float | None:
+        last = self.steps[-20:]
+        seconds = sum(step["seconds"] for step in last)
+        return sum(step[what] for step in last) / seconds if seconds else None
 
     def _torn(self, line: bytes) -> dict[str, Any]:
         text = f"A line of {self.path.name} is torn ({len(line)} bytes) and was skipped."

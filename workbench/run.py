@@ -113,6 +113,10 @@ class Run:
         """Writes a checkpoint after the current step."""
         return self._send("checkpoint")
 
+    def sample_now(self) -> str:
+        """Answers the recipe's prompts after the current step, while paused, or after the training, and writes sample events."""
+        return self._send("sample")
+
     def change(self, **settings: float) -> str:
         """Changes `learning_rate`, `steps` (sooner only), `eval_every`, `sample_every` or `checkpoint_every` while training."""
         return self._send("change", **settings)

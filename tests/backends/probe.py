@@ -13,7 +13,7 @@ from workbench.data.encode import Tokenized, encode
 from workbench.data.rows import Message, Row
 from workbench.problems import RunError
 from workbench.recipe import Recipe
-from workbench.worker import backends, feeding, precision, sft_settings, training
+from workbench.worker import backends, best, feeding, precision, sft_settings, training
 
 # Two rows of token ids: short, since Triton's interpreter takes its time. The first three are not learned.
 ROWS = ([5, 17, 42, 311, 99, 640, 7, 23, 1001, 64], [9, 8, 300, 512, 77, 21])
@@ -39,6 +39,7 @@ def main(name, recipe_file, adapter, folder):
     found["packed"] = loss_and_gradients(model, batch(backend.packed_fields))
     found["tokens"] = [losses(model, batch(how)) for how in (None, backend.packed_fields)]
     found["answers"] = answers(backend, model)
+    found["put_back"] = put_back(backend, model, folder / best.FILE)
     found["step"] = packed_step(backend, recipe, model, folder)
     if name == "unsloth":
         found["fused"] = fused(backend, recipe, adapter)
@@ -174,6 +175,38 @@ def answers(backend, model):
     except KeyboardInterrupt:
         said["training_after_interrupt"] = model.training
     return said
+
+
+def put_back(backend, model, path):
+    """Losses and answers with an adapter, with it changed, and with it put back, as after an evaluation."""
+    import torch
+
+    before = {name: one.detach().clone() for name, one in best.trained(model)}
+    best.keep(model, path, best.Evaluated(1, 0.5))
+    said = [answers_now(backend, model)]
+    with torch.no_grad():
+        for _, parameter in best.trained(model):
+            parameter.add_(0.1)
+    model.eval()  # as an evaluation leaves it
+    said.append(answers_now(backend, model))
+    restored = best.restore(model, path)
+    said.append(answers_now(backend, model))
+    after = dict(best.trained(model))
+    equal = after.keys() == before.keys() and all(
+        bool((one == after[name]).all()) for name, one in before.items()
+    )
+    return {"restored": restored, "equal": equal, "said": said}
+
+
+def answers_now(backend, model):
+    """The losses of both rows, and a greedy answer to the first of them."""
+    import torch
+
+    ids = torch.tensor([ROWS[0]])
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    with backend.answering(model):
+        answer = model.generate(input_ids=ids, attention_mask=ids * 0 + 1, **options)
+    return {"losses": losses(model, batch()), "answer": answer[0].tolist()}
 
 
 def refusals(backend, recipe):

@@ -53,6 +53,17 @@ def test_answering_leaves_the_model_as_it_was(measured):
     assert said["training_after_interrupt"] is True
 
 
+@pytest.mark.parametrize("backend", ["unsloth", "peft"])
+def test_the_best_adapter_is_put_back_and_answers(measured, backend):
+    found = measured[backend]["put_back"]
+    assert found["restored"] and found["equal"]
+    kept, changed, back = found["said"]
+    assert changed["losses"] != kept["losses"]
+    assert changed["answer"] != kept["answer"]
+    assert back["losses"] == pytest.approx(kept["losses"], rel=1e-6)
+    assert back["answer"] == kept["answer"]
+
+
 def test_the_fused_kernels_are_used_on_16_bit_weights(measured):
     assert measured["unsloth"]["fused"]["kernels"] == [
         "apply_lora_qkv",

@@ -1,6 +1,7 @@
 """The worker on a real card, with either backend: `make gpu-check` runs these and writes what the card does beside them."""
 
 import asyncio
+import importlib.util
 import time
 from collections.abc import Callable
 
@@ -41,6 +42,14 @@ def test_it_trains_and_tells_of_the_card(start, on_card: Recipe, backend: str):
     reading = run.history.memory[-1]
     assert 0 < reading["allocated"] <= reading["reserved"] <= reading["device_used"]
     assert reading["device_total"] == CARDS[0].total
+    told = {name: reading[name] for name in ("utilisation", "temperature", "power", "throttled")}
+    if (
+        importlib.util.find_spec("pynvml") and told["temperature"] is not None
+    ):  # null on a part of a card (MIG)
+        assert 0 <= told["utilisation"] <= 100 and 0 < told["temperature"] < 120
+        assert 0 < told["power"] < 2000 and isinstance(told["throttled"], str)
+    else:
+        assert set(told.values()) == {None}
     choices = {choice["what"]: choice["value"] for choice in run.history.choices}
     assert choices["backend"] == backend
     can_bfloat16 = CARDS[0].capability >= (8, 0)

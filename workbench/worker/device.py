@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from .. import lock
+from . import card_readings
 
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "unsloth",
@@ -24,10 +25,11 @@ CARD_HELD = "WORKBENCH_CARD_HELD"  # the descriptor of the card's lock, from a w
 DECIDING = ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")
 
 
-def memory() -> dict[str, int]:
-    """Bytes: torch's allocated and reserved, the process's resident memory, and what the card has in use and in all.
+def readings() -> dict[str, Any]:
+    """The fields of a memory event: bytes, and what else the card says (`card_readings.read`).
 
-    Without a GPU the first two and the card's are 0: torch does not count its memory there.
+    The bytes are torch's allocated and reserved, the process's resident memory, and what the card has in use and in
+    all. Without a GPU the first two and the card's are 0: torch does not count its memory there.
     """
     import torch
 
@@ -38,7 +40,7 @@ def memory() -> dict[str, int]:
     else:
         device = (0, 0, 0, 0)
     names = ("allocated", "reserved", "device_used", "device_total")
-    return reading | dict(zip(names, device, strict=True))
+    return reading | dict(zip(names, device, strict=True)) | card_readings.read()
 
 
 def card() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from ..commands import CommandReader
 from ..events import History, State
 from . import training
+from .changing import change
 from .failures import explain
 from .questions import Questions
 from .shortage import Shortages, forget, is_shortage
@@ -96,9 +97,10 @@ class Hearing:
         """Scores the held-out rows; where that does not fit into memory, the run goes on without the score."""
         self._if_it_fits(lambda: self.questions.score(step, adapter=adapter, passing=passing))
 
-    def _if_it_fits(self, ask: Callable[[], None]) -> None:
+    def _if_it_fits(self, ask: Callable[[], object]) -> None:
         try:
-            return ask()
+            ask()
+            return
         except Exception as error:
             if not is_shortage(error):
                 raise
@@ -126,38 +128,43 @@ class Hearing:
         """
         short = None
         try:
-            refusal = self._done(command, callback)
+            refusal, changed = self._done(command, callback)
         except Ended:
-            self._acknowledge(command, "")
+            self._acknowledge(command)
             raise
         except Exception as error:
             traceback.print_exception(error)
             if is_shortage(error):
                 short = error
-            refusal = explain(error, phase=self._told.state, disk_free=self._told.disk_free()).fact
+            changed, refusal = (
+                "",
+                explain(error, phase=self._told.state, disk_free=self._told.disk_free()).fact,
+            )
         if short is not None:
             refusal = self._shortages.tell(short, "answering").fact
             forget(short)
-        self._acknowledge(command, refusal)
+        self._acknowledge(command, refusal, changed)
 
-    def _done(self, command: dict[str, Any], callback: Any) -> str:
-        """Obeys the command and returns what stands against it, or an empty text."""
+    def _done(self, command: dict[str, Any], callback: Any) -> tuple[str, str]:
+        """Obeys the command and returns what stands against it, and what it changed, each perhaps empty."""
         do, state = command["do"], self._told.state
         unfinished = state in ("preparing", "loading", "training", "paused")
         if do == "ask":
             self.questions.ask(command, self._told.step)
+        elif do == "sample":
+            return self.questions.sample(self._told.step, adapter=True), ""
         elif do == "close" or (do in ENDS and unfinished):
             self.cancelled = do == "cancel"
             self.end(close=do == "close")
             if callback is None:
                 raise Ended(self._nothing_new() if unfinished else "Closed on request.")
         elif callback is None:
-            return f"{do} needs a run that trains; this one is {state}."
+            return f"{do} needs a run that trains; this one is {state}.", ""
         elif do == "checkpoint":
             callback.checkpoint_now = True
         elif do == "change":
-            return training.change(callback, self.cadence, command)
-        return ""
+            return change(callback, self.cadence, command)
+        return "", ""
 
     def _nothing_new(self) -> str:
         """What is left of a run that ends before a first step."""
@@ -165,9 +172,10 @@ class Hearing:
         kept = f"{checkpoint.name} is still there" if checkpoint else "there was nothing to keep"
         return f"Ended while {self._told.state}, before the first step; {kept}."
 
-    def _acknowledge(self, command: dict[str, Any], refusal: str) -> None:
+    def _acknowledge(self, command: dict[str, Any], refusal: str = "", changed: str = "") -> None:
+        text = f"{refusal} Changed: {changed}." if refusal and changed else refusal or changed
         self._told.log.write(
-            "command", id=command["id"], do=command["do"], taken=not refusal, text=refusal
+            "command", id=command["id"], do=command["do"], taken=not refusal, text=text
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..problems import Problem
 from ..recipe import Recipe
 from . import feeding, fitting, microbatch, probing, sft_settings, training
+from .best import Best
 from .failures import explain
 from .hearing import Hearing
 from .material import Material
@@ -30,7 +31,10 @@ class OutOfMemory(Exception):
 
 
 class Learning:
-    """The training of a model that carries its adapter; `trainer` is there after `prepare`."""
+    """The training of a model that carries its adapter; `trainer` is there after `prepare`.
+
+    `best` knows which adapter is to be kept, `stopped_early` is the sentence why it ended by itself, if it did.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,8 @@ class Learning:
         self._before_weights = before_weights
         self._units = feeding.units(material.train, material.batching)
         self.trainer: Any = None
+        self.best = Best(told, recipe.training, model)
+        self.stopped_early = ""
         self._take(microbatch.of(recipe, told.folder))
 
     def prepare(self) -> None:
@@ -119,6 +125,7 @@ class Learning:
             self._hearing.cadence,
             listen=self._hearing.between_steps,
             sample=self._hearing.sample,
+            evaluated=self._evaluated,
             rehearsal=self._rehearsal,
         )
         self.trainer = self._shortages.trainer = training.trainer(
@@ -194,6 +201,20 @@ class Learning:
         return None
 
     # Training
+
+    def _evaluated(self, callback: Any, loss: float) -> bool:
+        """Takes an evaluation in; True when the held-out loss did not fall for long enough to end the training here."""
+        state = callback.trainer.state
+        last = state.global_step >= state.max_steps
+        why = self.best.evaluated(state.global_step, loss, last=last)
+        if not why or self._hearing.stopping:  # it ends here anyway, as somebody wished
+            return False
+        best = self.best.evaluations.best
+        value = str(best.step if best else 0)
+        self._told.log.write("choice", what="early_stop", value=value, why=why)
+        self._told.phase("training", why)
+        self.stopped_early = why
+        return True
 
     def _trained(self, checkpoint: Path | None) -> Exception | None:
         """Trains, and returns the error by which the memory ran out, if it did."""

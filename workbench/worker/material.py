@@ -15,6 +15,7 @@ from ..data.tokenizer import ChatTokenizer
 from ..events import EventLog
 from ..problems import DataError, Problem, RunError
 from ..recipe import Recipe
+from .copies import Copies
 from .questions import FROM_ROWS, conversation, system_prompt
 
 if TYPE_CHECKING:
@@ -27,13 +28,17 @@ Passing = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """The rows of both sides as they are fed to the trainer, how they are batched, and those that can be asked."""
+    """The rows of both sides as they are fed to the trainer, how they are batched, and those that can be asked.
+
+    `copies` finds the training row that says what an answer says.
+    """
 
     train: Encoded
     heldout: Encoded | None
     batching: batching.Batching
     askable_train: list[Row]
     askable_heldout: list[Row]
+    copies: Copies
 
 
 def gather(
@@ -81,9 +86,9 @@ def gather(
         cut_rows=train.cut_rows,
     )
     asked = (both.train.first(FROM_ROWS), both.heldout.first() if both.heldout else [])
-    return Material(
-        train, heldout, plan, *(_askable(rows, tokenizer, length, log) for rows in asked)
-    )
+    askable = [_askable(rows, tokenizer, length, log) for rows in asked]
+    passing("Noting what the rows answer.")
+    return Material(train, heldout, plan, *askable, Copies(both.train))
 
 
 def _plan(recipe: Recipe, lengths: "np.ndarray", *, raw_text: bool) -> batching.Batching:

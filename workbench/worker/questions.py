@@ -13,6 +13,7 @@ from ..data.tokenizer import ChatTokenizer
 from ..events import EventLog
 from ..recipe import Recipe
 from .answering import Answer, Answerer, Decoding
+from .copies import Copies
 
 FROM_ROWS = 3  # rows that are asked when the recipe names no prompts
 
@@ -39,8 +40,11 @@ class Questions:
         *,
         heldout: list[Row],
         train: list[Row],
+        copies: Copies | None,
         interrupted: Callable[[], bool],
     ) -> None:
+        """`copies` knows the training rows' answers; None where no rows were read."""
+        self._copies = copies
         self._log, self._answerer, self._interrupted = log, answerer, interrupted
         self._tokenizer, self._settings = tokenizer, recipe.samples
         self._heldout = [_asked(row) for row in heldout]
@@ -49,23 +53,28 @@ class Questions:
             for prompt in self._settings.prompts
         ] or [_asked(row) for row in (heldout or train)[:FROM_ROWS]]
 
-    def sample(self, step: int, *, adapter: bool) -> None:
-        """Answers the recipe's prompts and writes a sample event for each."""
+    def sample(self, step: int, *, adapter: bool) -> str:
+        """Answers the recipe's prompts and writes a sample event for each; returns why not, or an empty text."""
         if not self._prompts:
-            return
+            return (
+                "There is nothing to ask: samples.prompts is empty, and no rows that ask something were read. "
+                "Give samples.prompts, or ask a question of your own."
+            )
+        asked = [self._ids(question) for question in self._prompts]
         settings = self._settings
         decoding = Decoding(settings.max_new_tokens, settings.temperature, settings.top_p)
         answers = self._answerer.answer_all(
-            [self._ids(question) for question in self._prompts],
+            asked,
             decoding,
             adapter=adapter,
             interrupted=self._interrupted,
             passing=lambda _: None,
         )
         if answers is None:
-            return
-        for number, (question, answer) in enumerate(zip(self._prompts, answers, strict=True)):
-            self._write(f"step-{step}-{number}", step, question, answer, adapter)
+            return "The answers were cut short: the run is to end."
+        for number, told in enumerate(zip(self._prompts, asked, answers, strict=True)):
+            self._write(f"step-{step}-{number}", step, *told, adapter)
+        return ""
 
     def score(self, step: int, *, adapter: bool, passing: Callable[[int, int], None]) -> None:
         """Answers held-out rows greedily and writes how many come out letter by letter as expected.
@@ -123,20 +132,27 @@ class Questions:
             command.get("top_p", 1.0),
         )
         adapter = bool(command.get("adapter", True))
+        ids = self._ids(question)
         answer = self._answerer.stream(
-            self._ids(question),
+            ids,
             decoding,
             adapter=adapter,
             passing=lambda text: self._log.write("token", sample=command["id"], text=text),
             interrupted=self._interrupted,
         )
-        self._write(command["id"], step, question, answer, adapter)
+        self._write(command["id"], step, question, ids, answer, adapter)
 
     def _ids(self, question: Question) -> list[int]:
         return prompt_ids(question.turns, self._tokenizer, tools=question.tools or None)
 
     def _write(
-        self, sample: str, step: int, question: Question, answer: Answer, adapter: bool
+        self,
+        sample: str,
+        step: int,
+        question: Question,
+        ids: list[int],
+        answer: Answer,
+        adapter: bool,
     ) -> None:
         said = {turn["role"]: turn["content"] for turn in question.turns}
         self._log.write(
@@ -151,6 +167,8 @@ class Questions:
             ended=answer.ended,
             tokens=answer.tokens,
             seconds=answer.seconds,
+            rendered=self._tokenizer.decode(ids),
+            same_as=self._copies.same_as(answer.text) if self._copies else None,
         )
 
 

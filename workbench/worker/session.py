@@ -11,7 +11,6 @@ import traceback
 from pathlib import Path
 from typing import Literal
 
-from ..data.rows import Row
 from ..data.tokenizer import ChatTokenizer
 from ..events import History
 from ..recipe import Recipe
@@ -20,7 +19,7 @@ from .answering import Answerer
 from .failures import explain
 from .hearing import Ended, Hearing
 from .learning import Learning, OutOfMemory, write_json
-from .material import gather
+from .material import Material, gather
 from .questions import Questions
 from .shortage import Shortages, is_shortage
 from .telling import Telling
@@ -91,7 +90,7 @@ class Session:
         prompts = ChatTokenizer.of(
             self.backend.load_tokenizer(recipe), template=recipe.data.template
         )
-        train, heldout = ([], []) if mode == "reopen" else self._gather(prompts)
+        rows = None if mode == "reopen" else self._gather(prompts)
         self.hearing.before_steps("loading", f"Loading {recipe.model.name}.")
         device.limit_memory()
         self.model, self.tokenizer, source = self.backend.load(recipe, self.precision)
@@ -101,6 +100,7 @@ class Session:
         transformers.set_seed(recipe.training.seed)
         if mode == "reopen":
             self.model = self.backend.attach_saved(self.model, self.folder / "adapter")
+            self.told.step = self._history().step  # of which the answers are from here on
         else:
             self.model = self.backend.attach(self.model, recipe)
         self.shortages.model = self.model
@@ -116,16 +116,17 @@ class Session:
             recipe,
             answerer,
             prompts,
-            heldout=heldout,
-            train=train,
+            heldout=rows.askable_heldout if rows else [],
+            train=rows.askable_train if rows else [],
+            copies=rows.copies if rows else None,
             interrupted=self.hearing.interrupted,
         )
         counts = training.parameter_counts(self.model)
         self.log.write("model", name=recipe.model.name, source=source, **counts)
-        self.log.write("memory", step=0, **device.memory())
+        self.log.write("memory", step=0, **device.readings())
 
-    def _gather(self, tokenizer: ChatTokenizer) -> tuple[list[Row], list[Row]]:
-        """Prepares all rows before any weight is loaded; returns those that can be asked."""
+    def _gather(self, tokenizer: ChatTokenizer) -> Material:
+        """Prepares all rows before any weight is loaded."""
         told = 0.0
 
         def passing(text: str) -> None:
@@ -135,7 +136,7 @@ class Session:
                 self.hearing.before_steps("preparing", text)
 
         self.material = gather(self.recipe, tokenizer, self.log, passing=passing)
-        return self.material.askable_train, self.material.askable_heldout
+        return self.material
 
     # Training
 
@@ -167,15 +168,19 @@ class Session:
         if not self.hearing.stopping:
             self.again = learning.go(checkpoint)
         if not self.again:
-            state = learning.trainer.state
-            self._keep_or_discard(state.global_step, state.max_steps)
+            self._keep_or_discard(learning)
 
     def _base_was_asked(self) -> bool:
         """Whether the worker before this one has the base model's answers in the log."""
-        history = History(self.log.path)
-        history.update()
+        history = self._history()
         sampled = any(s["sample"].startswith("step-0-") for s in history.samples)
         return sampled and (bool(history.scores) or not self.recipe.samples.score_rows)
+
+    def _history(self) -> History:
+        """What the run's log says so far."""
+        history = History(self.log.path)
+        history.update()
+        return history
 
     def _measure(self, words: str, step: int, *, adapter: bool) -> None:
         """Takes the samples and the score; cut short when an end of the run is asked for."""
@@ -187,21 +192,34 @@ class Session:
         self.hearing.sample(step, adapter=adapter)
         self.hearing.score(step, adapter=adapter, passing=passing)
 
-    def _keep_or_discard(self, step: int, of: int) -> None:
-        adapter = self.folder / "adapter"
+    def _keep_or_discard(self, learning: Learning) -> None:
+        adapter, state, best = self.folder / "adapter", learning.trainer.state, learning.best
+        step, of = state.global_step, state.max_steps
         if self.hearing.cancelled:
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            best.forget()
             kept = "the adapter from before it was resumed" if adapter.exists() else "nothing"
             raise Ended(f"Cancelled at step {step}; {kept} was kept.")
+        kept = best.put_back(step)
         partial = self.folder / "adapter.partial"
         self.backend.save(self.model, self.tokenizer, partial)
         training.replace_folder(partial, adapter)
-        self.log.write("adapter", step=step, path=str(adapter))
+        self.log.write("adapter", step=kept.step, path=str(adapter), why=kept.why)
+        if step >= of:  # else the run may go on from its checkpoint, and from the best so far
+            best.forget()
+        which = (
+            f" of step {kept.step}, whose held-out loss was the lowest," if kept.put_back else ""
+        )
         if self.hearing.stopping:
-            self.told.phase("stopped", f"Stopped at step {step} of {of}; the adapter is kept.")
+            text = f"Stopped at step {step} of {of}; the adapter{which} is kept."
+            self.told.phase("stopped", text)
             return
         self._measure("Asking the tuned model", step, adapter=True)
-        self.told.phase("ready", f"Trained {step} steps; the adapter is saved.")
+        done = (
+            f"Ended at step {step} of {of}" if learning.stopped_early else f"Trained {step} steps"
+        )
+        text = f"{learning.stopped_early} {done}; the adapter{which} is saved."
+        self.told.phase("ready", text.lstrip())
 
     def _serve(self) -> None:
         if self.told.state not in ("ready", "stopped"):

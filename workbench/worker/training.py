@@ -161,12 +161,14 @@ def between_steps(
     *,
     listen: Callable[[Any], None],
     sample: Callable[..., None],
+    evaluated: Callable[[Any, float], bool] | None = None,
     rehearsal: Any = None,
 ) -> Any:
     """The callback: after each step it writes what happened, takes samples when due, and then lets `listen` act.
 
-    `listen(callback)` may block (a pause); it sets `stopping` and `checkpoint_now`, and calls `change`. `rehearsal`
-    is given the trainer once everything is prepared (`begin`) and after each step (`after_step`).
+    `listen(callback)` may block (a pause); it sets `stopping` and `checkpoint_now`, and changes the cadence.
+    `evaluated(callback, loss)` hears of each evaluation and says whether the training is to end here. `rehearsal` is
+    given the trainer once everything is prepared (`begin`) and after each step (`after_step`).
     """
     from transformers import TrainerCallback
 
@@ -226,6 +228,8 @@ def between_steps(
             if "eval_loss" not in metrics:  # it did not fit into memory
                 return
             log.write("eval", step=state.global_step, loss=metrics["eval_loss"], seconds=seconds)
+            if evaluated is not None and evaluated(self, metrics["eval_loss"]):
+                control.should_save = control.should_training_stop = True
             self._mark = self._asked = time.monotonic()
 
         def on_save(self, args, state, control, **kwargs):  # noqa: ANN001, ANN202
@@ -261,7 +265,7 @@ def between_steps(
                 log.write("warning", text=text, cure=cure)
             if time.monotonic() - self._memory_read > MEMORY_SECONDS:
                 self._memory_read = time.monotonic()
-                log.write("memory", step=state.global_step, **device.memory())
+                log.write("memory", step=state.global_step, **device.readings())
 
     return BetweenSteps()
 
@@ -282,41 +286,6 @@ def keep_last_step(trainer: Any, callback: Any) -> int:
     trainer._save_checkpoint(trainer.model, trial=None)
     trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
     return step
-
-
-def change(callback: Any, cadence: Cadence, wanted: dict[str, Any]) -> str:
-    """Applies a `change` command; returns what cannot be done and why, or an empty text."""
-    trainer = callback.trainer
-    step, last = trainer.state.global_step, trainer.state.max_steps
-    refusals = []
-    for name in ("learning_rate", "steps", "eval_every", "sample_every", "checkpoint_every"):
-        if name not in wanted:
-            continue
-        value = wanted[name]
-        if name == "learning_rate" and not 0 < value <= 1:
-            refusals.append(f"learning_rate is {value}; it must be above 0 and at most 1.")
-        elif name == "learning_rate":
-            _change_learning_rate(trainer, value)
-        elif name == "steps" and not step <= value <= last:
-            why = "more would need rows and a schedule that were not planned: resume with a longer recipe"
-            refusals.append(f"steps is {value}; it must be from {step} to {last} ({why}).")
-        elif name == "steps":
-            trainer.state.max_steps = value
-        elif value < 0:
-            refusals.append(f"{name} is {value}; it must be 0 or more.")
-        else:
-            attribute = {"eval_every": "evaluate", "sample_every": "sample"}.get(name, "checkpoint")
-            setattr(cadence, attribute, value)
-    return " ".join(refusals)
-
-
-def _change_learning_rate(trainer: Any, peak: float) -> None:
-    """Sets a new peak; the schedule goes on from where it is."""
-    scheduler = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)
-    for group, base in zip(trainer.optimizer.param_groups, scheduler.base_lrs, strict=True):
-        group["lr"] *= peak / base
-        group["initial_lr"] = peak
-    scheduler.base_lrs = [peak for _ in scheduler.base_lrs]
 
 
 def parameter_counts(model: Any) -> dict[str, Any]:

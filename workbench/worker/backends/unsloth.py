@@ -175,6 +175,9 @@ def answering(model: Any) -> Iterator[None]:
     from unsloth import FastLanguageModel
 
     was_training = model.training
+    for parameter in model.parameters():
+        # Its copies for generating stay when it was not training before, and are taken for the adapter's own later.
+        vars(parameter).pop("_fast_lora", None)
     FastLanguageModel.for_inference(model)
     try:
         with torch.no_grad():
