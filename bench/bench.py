@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import live_charts
 import plans
 import psutil
 import rows
@@ -26,7 +27,7 @@ from jupyter_client.manager import start_new_kernel
 from turns import block, hold, ratio, spread, wait
 
 import workbench as wb
-from workbench import charts, machine
+from workbench import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS, STEPS = 6, 15  # turns of each kind, and steps in a turn
@@ -172,33 +173,6 @@ def warm(backend: str) -> wb.Spare:
     return spare
 
 
-def redraw() -> dict[str, Any]:
-    """Milliseconds for the live charts of a run with 2,000 steps and 2,000 memory readings."""
-    history = wb.History(Path("no such log"))
-    for number in range(1, 2001):
-        loss = 4 / number**0.3 + number % 7 / 50
-        event = {
-            "kind": "step",
-            "t": number / 4,
-            "step": number,
-            "of": 2000,
-            "loss": loss,
-            "tokens": 900,
-        }
-        history.absorb(
-            event | {"seconds": 0.25, "learning_rate": 1e-3, "grad_norm": 1.0, "epoch": 0.1}
-        )
-        reading = {"allocated": 0, "reserved": 0, "process": 7e8 + 1e5 * (number % 90)}
-        reading |= {"device_used": 0, "device_total": 0}
-        history.absorb({"kind": "memory", "t": number / 4, "step": number} | reading)
-    taken = []
-    for _ in range(50):
-        began = time.perf_counter()
-        charts.live(history)
-        taken.append(1000 * (time.perf_counter() - began))
-    return {"redraw_ms": spread(taken, 2)}
-
-
 def conditions(recipe: wb.Recipe) -> dict[str, Any]:
     """What a reader needs to judge the figures."""
     here = machine.look()
@@ -241,7 +215,7 @@ def main() -> int:
                 recipe, backend, Path(name)
             )
             result |= {backend: figures} if args.gpu else figures
-    result |= redraw() | plans.measure()
+    result |= live_charts.measure() | plans.measure()
     if not args.gpu:
         print("Measuring rows: some minutes.", flush=True)
         result |= rows.measure()
