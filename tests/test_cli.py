@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from made_runs import living_worker, made_run
 
 from workbench import terminal
 from workbench.cli import changed, main
@@ -212,6 +213,7 @@ def test_only_the_answer_to_this_question_is_shown(untrained: Run, monkeypatch, 
     log.write("token", sample="this", text="Yes")
     answer = {"step": 1, "prompt": "?", "system": None, "expected": None, "adapter": True}
     answer |= {"text": "Yes.", "ended": True, "tokens": 2, "seconds": 1}
+    answer |= {"rendered": "?", "same_as": None}
     monkeypatch.setattr(Run, "alive", True)
     monkeypatch.setattr(Run, "ask", lambda run, prompt, **how: "this")
     monkeypatch.setattr(time, "sleep", lambda s: log.write("sample", sample="this", **answer))
@@ -245,6 +247,75 @@ def test_no_runs_yet(tmp_path: Path, capsys):
     assert "There are no runs in" in capsys.readouterr().out
     assert main(["runs", "--json", "--outputs", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_list_of_runs_of_all_kinds(tmp_path: Path, capsys):
+    made_run(tmp_path, "lamp", lora={"rank": 4})
+    made_run(tmp_path, "failed", age=1, steps=0, state="failed")
+    broken = made_run(tmp_path, "broken", age=2)
+    (broken.folder / "recipe.yaml").write_text("lora: {rank: 0}")
+    assert main(["runs", "--outputs", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    head, *rows = [text.split() for text in told.out.splitlines()]
+    assert head[:3] == ["run", "state", "steps"] and len(rows) == 3
+    by_name = {row[0]: row for row in rows}
+    assert by_name["lamp"][1:5] == ["closed", "20", "of", "20"] and "10 s" in told.out
+    assert by_name["failed"][1:4] == ["failed", "–", "–"] and "of ?" not in told.out
+    assert told.err.startswith("broken: In ") and "rank is 0" in told.err
+    assert main(["runs", "--json", "--outputs", str(tmp_path)]) == 0
+    row = next(r for r in json.loads(capsys.readouterr().out) if r["run"] == "lamp")
+    assert (row["step"], row["seconds"]) == (20, 10.0) and row["size"] > 1000
+
+
+def test_two_runs_side_by_side(tmp_path: Path, capsys):
+    for rank in (2, 32):
+        made_run(tmp_path, f"rank-{rank}", lora={"rank": rank})
+    there = ["--outputs", str(tmp_path)]
+    picture = tmp_path / "curves.png"
+    arguments = ["compare", "rank-2", "rank-32", "--by", "tokens", "--picture", str(picture)]
+    assert main([*arguments, *there]) == 0
+    out = capsys.readouterr().out
+    assert "lora.rank" in out and f"The curves by tokens are in {picture}." in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["compare", "rank-2", "rank-32", "--json", *there]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"] == {"lora.rank": [2, 32]}
+    assert main(["compare", "rank-2", *there]) == 1
+    assert "it takes two. Name another one: workbench compare A B." in capsys.readouterr().err
+    assert main(["compare", "rank-2", "nobody", *there]) == 1
+    assert capsys.readouterr().err.startswith("There is no run 'nobody' in ")
+
+
+def test_rename_trash_and_restore(tmp_path: Path, capsys):
+    for name in ("a", "b"):
+        made_run(tmp_path, name, state="ready")
+    there = ["--outputs", str(tmp_path)]
+    assert main(["rename", "a", "b", *there]) == 1
+    assert capsys.readouterr().err == "There is a run 'b' already. Choose another name.\n"
+    assert main(["rename", "a", "c", *there]) == 0
+    assert capsys.readouterr().out == "a is now c.\n"
+    assert main(["trash", "nobody", "b", "c", *there]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("There is no run 'nobody'") and len(told.out.splitlines()) == 2
+    assert main(["restore", "b", "--json", *there]) == 0
+    assert json.loads(capsys.readouterr().out) == {"run": "b", "folder": str(tmp_path / "b")}
+    with living_worker(Run.open("b", tmp_path)):
+        assert main(["trash", "b", *there]) == 1
+    assert f"Close it with workbench stop b --outputs {tmp_path} first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["runs"], ["compare", "a", "b"], ["plan", "--models"], ["plan", "--table"], ["runs", "--help"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_reader_that_has_read_enough(tmp_path: Path, arguments: list[str]):
+    for name in ("a", "b"):
+        made_run(tmp_path, name)
+    command = [*WORKBENCH, *arguments, "--outputs", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # as `| head -0` does
+    assert process.stderr.read() == b""
+    process.wait(60)
 
 
 def test_the_doctor_gives_the_same_to_people_and_programs(capsys):

@@ -6,7 +6,6 @@ by Ctrl-C with the adapter kept. Knows nothing of how a run works; it only start
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -16,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from . import data_cli, machine, plan_cli, terminal
+from . import data_cli, machine, plan_cli, runs_cli, terminal
 from .overrides import changed
 from .problems import Problem, RunError, WorkbenchError
 from .recipe import Recipe
-from .run import Run, runs
-from .summary import exact_match, in_words
+from .run import Run
+from .summary import in_words
 
 say = partial(print, flush=True)
-OUTPUTS = Path("outputs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,26 +128,10 @@ def stop(args: argparse.Namespace) -> int:
     return 0
 
 
-def list_runs(args: argparse.Namespace) -> int:
-    """All runs, newest first."""
-    rows = [_row(run) for run in runs(args.outputs)]
-    if args.json:
-        say(terminal.in_json(rows, indent=2))
-        return 0
-    table = Table("run", "state", "step", "loss", "held out", "exact match", "model", box=None)
-    for row in rows:
-        steps = f"{row['step']:,} of {row['of'] or '?'}"
-        cells = [_short(row[key]) for key in ("loss", "heldout_loss", "exact_match")]
-        table.add_row(row["run"], row["state"], steps, *cells, row["model"])
-    Console().print(table if rows else f"There are no runs in {args.outputs}.")
-    return 0
-
-
 def _tell(error: WorkbenchError, args: argparse.Namespace) -> None:
     """Says on standard error what is wrong, in the words of the command line."""
     name = getattr(args, "run", None) or getattr(args, "name", None) or "NAME"
-    where = "" if args.outputs == OUTPUTS else f" --outputs {shlex.quote(str(args.outputs))}"
-    print(terminal.as_commands(str(error), name + where), file=sys.stderr)
+    print(terminal.refusal(error, name, args.outputs), file=sys.stderr)
 
 
 def _train_on(run: Run, args: argparse.Namespace) -> int:
@@ -214,33 +195,13 @@ def _answer(run: Run, prompt: str, how: dict[str, Any], *, stream: bool) -> dict
         time.sleep(terminal.POLL_SECONDS)
 
 
-def _row(run: Run) -> dict[str, Any]:
-    history = run.history
-    score = exact_match(history, adapter=True)
-    return {
-        "run": run.name,
-        "state": history.state,
-        "step": history.step,
-        "of": history.of,
-        "loss": history.steps[-1]["loss"] if history.steps else None,
-        "heldout_loss": history.evals[-1]["loss"] if history.evals else None,
-        "exact_match": score["correct"] / score["rows"] if score else None,
-        "model": run.recipe.model.name,
-        "folder": str(run.folder),
-    }
-
-
-def _short(number: float | None) -> str:
-    return "" if number is None else f"{number:.3f}"
-
-
 def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="workbench", description="Fine-tune with QLoRA, without a notebook."
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--outputs", type=Path, default=OUTPUTS, help="folder of runs")
+    shared.add_argument("--outputs", type=Path, default=terminal.OUTPUTS, help="folder of runs")
     shared.add_argument("--json", action="store_true", help="for a program to read")
 
     def command(name: str, do: Any, *, run: bool = True) -> argparse.ArgumentParser:
@@ -276,7 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     resuming.add_argument(
         "--batch-size", type=int, help="rows at once from here on; the effective batch stays"
     )
-    command("runs", list_runs, run=False)
+    runs_cli.add_to(command)
     data_cli.add_to(commands)
     plan_cli.add_to(commands)
     return top

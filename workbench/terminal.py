@@ -6,9 +6,11 @@ Knows a Run and its History. Knows nothing of arguments or exit codes.
 import json
 import math
 import re
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,9 +18,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from .events import History, State
 from .memory.learned import total
+from .problems import WorkbenchError
 from .run import Run
 from .summary import duration, size
 
+OUTPUTS = Path("outputs")  # where runs are kept unless another folder is given
 POLL_SECONDS = 0.1
 LINE_SECONDS = 5  # between two step lines where there is no bar to redraw
 Show = Callable[[list[dict[str, Any]], History], None]
@@ -41,6 +45,12 @@ def as_commands(text: str, run: str) -> str:
     for python, command in _COMMANDS.items():
         text = re.sub(python, lambda found, c=command: found.expand(c).replace("RUN", run), text)
     return text
+
+
+def refusal(error: WorkbenchError, run: str, outputs: Path) -> str:
+    """What is wrong in the words of the command line; `run` is the run that it is about."""
+    where = "" if outputs == OUTPUTS else f" --outputs {shlex.quote(str(outputs))}"
+    return printable(as_commands(str(error), run + where))
 
 
 def line(event: dict[str, Any]) -> str | None:
@@ -173,6 +183,18 @@ def _probe(event: dict[str, Any]) -> str:
     )
 
 
+def _choice(event: dict[str, Any]) -> str | None:
+    if event["what"] == "early_stop":  # a phase says the same
+        return None
+    return f"{event['what']}: {event['value']}. {event['why']}"
+
+
+def _command(event: dict[str, Any]) -> str | None:
+    if not event["taken"]:
+        return f"not done: {event['text']}"
+    return f"changed: {event['text']}" if event["text"] else None
+
+
 # How the errors put it in Python -> on a terminal, RUN standing for the run's name and folder. The lock names its run.
 _COMMANDS = {
     r"another name, or open it with Run\.open\(\)": "another --name, or see it with workbench watch RUN",
@@ -181,12 +203,14 @@ _COMMANDS = {
     r"\bresume\(batch_size=(\d+)\)": r"workbench resume RUN --batch-size \1",
     r"\breopen\(\)": 'workbench sample RUN "…"',
     r"\bclose\(\)": "workbench stop RUN",
+    r"compare\(\[a, b\]\)": "workbench compare A B",
+    r"another name with to=": "another name with --to",
     r"another outputs folder": "another folder with --outputs",
 }
 
 _WORDS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "phase": lambda e: f"{e['state']}: {e['text']}",
-    "choice": lambda e: f"{e['what']}: {e['value']}. {e['why']}",
+    "choice": _choice,
     "data": _data,
     "model": lambda e: (
         f"model: {e['name']}, {e['parameters']:,} parameters, {e['trainable']:,} trainable"
@@ -200,7 +224,7 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "oom": lambda e: (
         f"out of memory while {e['phase']}{': it goes on with fewer rows at once' if e['retrying'] else ''}"
     ),
-    "adapter": lambda e: f"adapter saved: {e['path']}",
-    "command": lambda e: None if e["taken"] else f"not done: {e['text']}",
+    "adapter": lambda e: f"adapter saved: {e['path']}. {e.get('why') or ''}",
+    "command": _command,
     "warning": lambda e: f"warning: {e['text']} {e['cure']}",
 }
