@@ -36,11 +36,36 @@ def exact_match(history: History, *, adapter: bool) -> dict[str, Any] | None:
     return scores[-1] if scores else None
 
 
+def speed(history: History) -> str:
+    """Tokens/s over the last 20 steps, with those that are learned from; "" before the first step."""
+    if not history.speed:
+        return ""
+    trained = f" ({history.trained_speed:,.0f} trained)" if history.trained_speed else ""
+    return f"{history.speed:,.0f} tokens/s{trained}"
+
+
+def kept(history: History) -> str:
+    """Which step's adapter is kept and why; "" before one is."""
+    adapter = history.adapter
+    if not adapter:
+        return ""
+    return f"The adapter of step {adapter['step']:,} is kept. {adapter.get('why') or ''}".strip()
+
+
+def ended_early(history: History) -> str:
+    """Why the training ended before its last step by itself; "" when it did not."""
+    reason = history.stopped_early
+    return f"Stopped early: {reason[:1].lower()}{reason[1:]}" if reason else ""
+
+
 def in_words(history: History) -> str:
-    """One line that says what became of a run: state, steps, losses, exact match and peak memory."""
+    """What became of a run, in a line or two: state, steps, losses, exact match, peak memory, why it stopped early."""
+    seconds = train_seconds(history)
     parts = [
-        f"{history.state}: {history.step:,} of {history.of or '?'} steps in {duration(train_seconds(history))}"
+        f"{history.state}: {history.step:,} of {history.of or '?'} steps in {duration(seconds)}"
     ]
+    if trained := sum(step["trained_tokens"] for step in history.steps):
+        parts.append(f"{trained / seconds:,.0f} trained tokens/s" if seconds else "")
     if history.steps:
         parts.append(f"loss {history.steps[0]['loss']:.3g} to {history.steps[-1]['loss']:.3g}")
     if history.evals:
@@ -57,4 +82,6 @@ def in_words(history: History) -> str:
         on_gpu = any(reading["device_total"] for reading in history.memory)
         peak = max(reading["reserved" if on_gpu else "process"] for reading in history.memory)
         parts.append(f"peak {'card' if on_gpu else 'process'} memory {size(peak)}")
-    return ", ".join(parts) + "."
+    told = ", ".join(filter(None, parts)) + "."
+    other = history.adapter.get("step", history.step) != history.step  # else it goes without saying
+    return " ".join(filter(None, [told, ended_early(history), kept(history) if other else ""]))
