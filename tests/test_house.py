@@ -25,12 +25,26 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FLOORS = (
     ("problems",),
     ("recipe", "events", "commands", "names", "lock", "cards", "folders", "hub", "data"),
-    ("machine", "models", "summary", "presets", "preflight", "spawn", "overrides", "looking"),
+    (
+        "alarm",
+        "answers",
+        "machine",
+        "models",
+        "summary",
+        "presets",
+        "caution",
+        "preflight",
+        "spawn",
+        "overrides",
+        "looking",
+    ),
     ("memory",),
     ("run",),
-    ("starting",),
+    ("starting", "digest"),
+    ("tidying", "comparing"),
+    ("listing",),
     ("charts", "terminal", "demo"),
-    ("panels", "cli", "data_cli", "plan_cli"),
+    ("panels", "cli", "data_cli", "plan_cli", "runs_cli"),
     ("__main__",),
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
@@ -39,6 +53,7 @@ WORKER_MAY = {"problems", "recipe", "events", "commands", "lock", "data"}
 # package -> the only parts of the workbench that may import it
 ONLY_IN = {
     "datasets": {"worker", "data"},
+    "ipecharts": {"panels"},
     "ipywidgets": {"panels"},
     "jinja2": {"data"},
     "matplotlib": {"charts"},

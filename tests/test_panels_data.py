@@ -18,9 +18,10 @@ from test_panels import inside, tooltip
 import workbench as wb
 from workbench.data import clean
 from workbench.data.pieces import MOST
-from workbench.panels import lengths, progress, report_page, tokens
-from workbench.panels.data_report import DataReport, by_cure
-from workbench.panels.inspector import TokenInspector
+from workbench.panels import progress
+from workbench.panels.rows import lengths, report_page, tokens
+from workbench.panels.rows.data_report import DataReport, by_cure
+from workbench.panels.rows.inspector import TokenInspector
 from workbench.problems import DataError
 from workbench.recipe import Recipe
 

@@ -8,18 +8,19 @@ from html.parser import HTMLParser
 
 import pytest
 from made_history import event, made, read
-from test_panels import inside, runs_as_shown, tooltip
+from test_panels import inside, tooltip
+from test_panels_setup import runs_as_shown
 
 from workbench import charts
 from workbench import recipe as settings
 from workbench.events import EventLog
 from workbench.memory import comparison, plan_bar, planning
 from workbench.memory.plan import Plan
-from workbench.panels import shortage as shortage_panel
-from workbench.panels.launch import LaunchPanel
-from workbench.panels.memory_bar import TOGETHER
-from workbench.panels.monitor import Monitor
-from workbench.panels.setup import MEMORY, SetupPanel
+from workbench.panels.launch.panel import LaunchPanel
+from workbench.panels.monitor import shortage as shortage_panel
+from workbench.panels.monitor.panel import Monitor
+from workbench.panels.setup.memory_bar import TOGETHER
+from workbench.panels.setup.panel import SetupPanel
 from workbench.problems import Problem, RecipeError, RunError
 from workbench.recipe import Recipe
 
@@ -233,21 +234,19 @@ def test_the_facts_are_the_plans(setup, tiny):
     ],
 )
 def test_each_memory_control_does_what_its_line_of_python_does(setup, tiny, name, value):
-    assert name in MEMORY
+    setup.more.open()
     setup.controls[name].value = value
-    assert runs_as_shown(setup._codes[name].value, tiny) == setup.recipe != tiny
+    assert runs_as_shown(setup.lines[name].value, tiny) == setup.recipe != tiny
     assert settings.field(name).description in tooltip(setup.controls[name])
 
 
-def test_it_stays_folded_while_it_fits_and_unfolds_when_it_does_not(setup, short_of_memory):
+def test_advice_stays_folded_while_it_fits_and_unfolds_when_it_does_not(setup, short_of_memory):
     assert setup.memory.plan.verdict == "fits"
-    assert not setup.more.is_open
     assert not setup.memory.advice.is_open
     assert short_of_memory.memory.plan.verdict == "tight"
-    assert short_of_memory.more.is_open
     assert short_of_memory.memory.advice.is_open
-    short_of_memory.more.button.click()
-    assert not short_of_memory.more.is_open
+    short_of_memory.memory.advice.button.click()
+    assert not short_of_memory.memory.advice.is_open
 
 
 def test_what_would_save_memory_can_be_asked_at_any_time(setup):
@@ -327,7 +326,7 @@ def test_a_model_that_cannot_be_read_leaves_the_panel_working(tiny, tmp_path):
     assert panel.memory.plan is None
     panel.controls["training.batch_size"].value = 2
     assert panel.recipe.training.batch_size == 2
-    assert "effective batch 2 rows" in panel._summary.value
+    assert "effective batch 2 rows" in panel.consequences.html
 
 
 def test_a_known_model_that_is_not_here_still_gets_its_bar(tiny, tmp_path):
@@ -381,6 +380,7 @@ class StoppedRun:
 
     def __init__(self, folder, effective=16):
         self.folder, self.name, self.history = folder, folder.name, read(folder)
+        self.adapter_path = folder / "adapter"
         self.recipe = Recipe(training={"batch_size": effective, "accumulation": 1})
         self.resumed: list[int] = []
 
@@ -483,9 +483,7 @@ def test_the_memory_chart_shows_what_was_planned(tmp_path, large):
     lines = chart.series[len(without) :]
     assert [line.ys for line in lines] == [[n / GIB] * 2 for n in (large.expected, large.safe)]
     assert {(line.xs[0], line.xs[-1]) for line in lines} == {(0, chart.x_end)}
-    assert len({charts._DASHES[line.style] for line in lines}) == 2
-    for line in lines:
-        assert line.label in charts.live(history)
+    assert len({line.style for line in lines}) == 2
     assert charts.png(history).startswith(b"\x89PNG")
 
 

@@ -3,17 +3,19 @@
 Knows what may be asked in which state; what then happens, the worker tells.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import ipywidgets as widgets
 
+from ..answers import visible
 from ..events import History
 from ..run import Run
 from .banner import Banner, guarded, status_html
 
 ENDS = ("stop", "cancel")
+ANSWERING = ("ready", "stopped")  # the training is over, and the worker there
 
 
 def button(text: str, tip: str, icon: str, mark: str, style: str = "") -> widgets.Button:
@@ -26,52 +28,23 @@ def button(text: str, tip: str, icon: str, mark: str, style: str = "") -> widget
 
 
 class Buttons(widgets.VBox):
-    """Stop, pause, checkpoint and cancel, each enabled where it can be obeyed, with what is still awaited."""
+    """Stop, pause, checkpoint, sample and cancel, each enabled where it can be obeyed, with what is still awaited."""
 
     def __init__(self, run: Run, banner: Banner) -> None:
         self._run = run
         self._asked: dict[str, str] = {}
         self._told = len(run.history.commands)  # refusals from before this view are old news
-        self._refusal = ""
-        self.stop = button(
-            "Stop and keep",
-            "run.stop(): ends after this step and keeps the adapter",
-            "stop",
-            "stop",
-            "primary",
-        )
-        self.pause = button("Pause", "run.pause(): holds after this step", "pause", "pause")
-        self.checkpoint = button(
-            "Checkpoint",
-            "run.checkpoint(): writes a checkpoint after this step",
-            "save",
-            "checkpoint",
-        )
-        self.cancel = button(
-            "Cancel...", "run.cancel(): ends and keeps nothing; asks first", "times", "cancel"
-        )
-        self.yes = button(
-            "Discard this run",
-            "run.cancel(): ends the run; what it learned is lost",
-            "trash",
-            "cancel-yes",
-            "danger",
-        )
-        self.no = button("Go on training", "Leaves the run as it is", "check", "cancel-no")
-        self._note = widgets.HTML()
-        self._confirm = widgets.HBox(
-            [widgets.HTML("Discard what this run has learned?"), self.yes, self.no]
-        )
-        self._confirm.layout = widgets.Layout(
-            display="none", align_items="center", flex_flow="row wrap"
-        )
-        bar = widgets.HBox([self.stop, self.pause, self.checkpoint, self.cancel, self._note])
-        bar.layout = widgets.Layout(flex_flow="row wrap", align_items="center")
-        super().__init__([bar, self._confirm])
+        self._answer = ""
+        self._make()
+        #: What is awaited, refused or changed; it is placed by whom the buttons belong to.
+        self.note = widgets.HTML(layout=widgets.Layout(min_height="28px"))  # texts come and go
+        bar = [self.stop, self.pause, self.checkpoint, self.sample, self.cancel]
+        super().__init__([_row(bar), self._confirm])
         for made, act in (
-            (self.stop, lambda: self._ask("stop", run.stop)),
+            (self.stop, lambda: self.ask("stop", run.stop)),
             (self.pause, self._pause_or_go_on),
-            (self.checkpoint, lambda: self._ask("checkpoint", run.checkpoint)),
+            (self.checkpoint, lambda: self.ask("checkpoint", run.checkpoint)),
+            (self.sample, lambda: self.ask("sample", run.sample_now)),
             (self.cancel, lambda: self._show_confirm(True)),
             (self.yes, self._discard),
             (self.no, lambda: self._show_confirm(False)),
@@ -86,21 +59,47 @@ class Buttons(widgets.VBox):
         done = history.steps and history.step == history.of and not paused
         self.stop.disabled = self.cancel.disabled = not live
         self.pause.disabled = self.checkpoint.disabled = not training or bool(done)
+        self.sample.disabled = not training and history.state not in ANSWERING
         self.pause.description, self.pause.icon = (
             ("Continue", "play") if paused else ("Pause", "pause")
         )
         if not live:
             self._show_confirm(False)
         for command in history.commands[self._told :]:
-            self._refusal = self._refusal if command["taken"] else command["text"]
+            self._answer = _answered(command, self._answer)
         self._told = len(history.commands)
-        note = self._awaited(history) if live else ""
-        self._note.value = status_html(f"{self._refusal} {note or _hint(live)}".strip())
+        note = f"{self._answer} {self._awaited(history) or _hint(live)}".strip()
+        self.note.value = status_html(visible(note))
+
+    def ask(self, do: str, send: Callable[[], str]) -> None:
+        """Sends a command, `do` in words, and says that it is awaited until the worker has answered."""
+        self._answer = ""  # it has been read by now
+        self._asked[send()] = do
+        self.follow(self._run.history)
+
+    def _make(self) -> None:
+        ends = "run.stop(): ends after this step and keeps the adapter"
+        self.stop = button("Stop and keep", ends, "stop", "stop", "primary")
+        self.pause = button("Pause", "run.pause(): holds after this step", "pause", "pause")
+        writes = "run.checkpoint(): writes a checkpoint after this step"
+        self.checkpoint = button("Checkpoint", writes, "save", "checkpoint")
+        answers = "run.sample_now(): answers the recipe's prompts after this step"
+        self.sample = button("Sample now", answers, "comment", "sample-now")
+        asks = "run.cancel(): ends and keeps nothing; asks first"
+        self.cancel = button("Cancel...", asks, "times", "cancel")
+        loses = "run.cancel(): ends the run; what it learned is lost"
+        self.yes = button("Discard this run", loses, "trash", "cancel-yes", "danger")
+        self.no = button("Go on training", "Leaves the run as it is", "check", "cancel-no")
+        question = widgets.HTML("Discard what this run has learned?")
+        self._confirm = _row([question, self.yes, self.no])
+        self._confirm.layout.display = "none"
 
     def _awaited(self, history: History) -> str:
         """What was asked for and is still to come, and when it will."""
         answered = {command["id"] for command in history.commands}
         waiting = dict.fromkeys(do for id, do in self._asked.items() if id not in answered)
+        if history.over:  # the worker answers and does nothing else
+            return _asked_to([do for do in waiting if do == "sample"], "in a moment")
         if history.steps:
             return _asked_to(waiting, "after this step")
         # Before the first step an end is obeyed between two phases or answers; all else waits.
@@ -109,21 +108,29 @@ class Buttons(widgets.VBox):
         told = (_asked_to(ends, "as soon as possible"), _asked_to(rest, "after the first step"))
         return " ".join(filter(None, told))
 
-    def _ask(self, do: str, send: Any) -> None:
-        self._refusal = ""  # it has been read by now
-        self._asked[send()] = do
-        self.follow(self._run.history)
-
     def _pause_or_go_on(self) -> None:
         paused = self._run.history.state == "paused"
-        self._ask(*(("continue", self._run.unpause) if paused else ("pause", self._run.pause)))
+        self.ask(*(("continue", self._run.unpause) if paused else ("pause", self._run.pause)))
 
     def _discard(self) -> None:
         self._show_confirm(False)
-        self._ask("cancel", self._run.cancel)
+        self.ask("cancel", self._run.cancel)
 
     def _show_confirm(self, shown: bool) -> None:
         self._confirm.layout.display = "" if shown else "none"
+
+
+def _row(parts: Sequence[widgets.Widget]) -> widgets.HBox:
+    layout = widgets.Layout(flex_flow="row wrap", align_items="center")
+    return widgets.HBox(list(parts), layout=layout)
+
+
+def _answered(command: Mapping[str, Any], before: str) -> str:
+    """What the worker said to a command: why it was not done, or what was changed."""
+    if command["taken"] and command["do"] != "change":
+        return before
+    text = command["text"] or ""
+    return f"Changed: {text.rstrip('.')}." if command["taken"] and text else text
 
 
 def _asked_to(what: Iterable[str], when: str) -> str:

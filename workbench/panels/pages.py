@@ -8,6 +8,7 @@ from ..problems import Problem
 #: JupyterLab's theme colours, with fallbacks that read well on white and on black.
 BORDER = "1px solid var(--jp-border-color2, #9e9e9e88)"
 MUTED = "color:var(--jp-ui-font-color2, #757575)"
+SMALL = f"font-size:12px;line-height:1.4;{MUTED}"
 _LEVELS = {
     "ok": ("&#10003;", "var(--jp-success-color1, #388e3c)"),
     "note": ("&#8226;", "var(--jp-info-color1, #0288d1)"),
@@ -76,3 +77,14 @@ def heading(title: str, beside: str = "") -> str:
     """A panel's title, with what it is about beside it."""
     about = f' <span style="{MUTED}">{escape(beside)}</span>' if beside else ""
     return f'<div style="font-size:15px;line-height:1.6"><b>{escape(title)}</b>{about}</div>'
+
+
+def block(text: str) -> str:
+    """Some lines of Python or text as they are, to be selected and copied."""
+    style = "font-size:12px;line-height:1.45;margin:2px 0 6px;padding:6px 10px;white-space:pre-wrap"
+    return f'<pre style="{style};overflow-wrap:anywhere;border:{BORDER}">{escape(text)}</pre>'
+
+
+def section(title: str) -> str:
+    """A heading inside a panel."""
+    return f'<div style="line-height:1.5;margin:6px 0 2px"><b>{escape(title)}</b></div>'

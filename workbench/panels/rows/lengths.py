@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
-from ..charts import COLOURS, ticks
+from ...charts import COLOURS, ticks
 
 WIDTH, HEIGHT = 460, 200  # in its own units; it scales with the page
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 22, 36  # margins around the plotting area

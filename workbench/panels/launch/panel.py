@@ -5,23 +5,28 @@ Holds no run's state itself: that is in the run's folder.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
 
-from .. import preflight, starting
-from ..problems import RunError, WorkbenchError
-from ..recipe import Recipe
-from ..run import Run
-from ..spawn import Spare
-from .banner import guarded, status_html
-from .buttons import button
-from .monitor import Monitor
-from .panel import Panel
-from .setup import SetupPanel
+from ... import preflight, starting
+from ...problems import RunError, WorkbenchError
+from ...recipe import Recipe
+from ...run import Run
+from ...spawn import Spare
+from ..banner import guarded, status_html
+from ..buttons import button
+from ..monitor.panel import Monitor
+from ..setup.panel import SetupPanel
+from ..still import LastingPanel
+from .underway import differing, underway
 
 
-class LaunchPanel(Panel):
-    """`panel.recipe` is the recipe as shown, `panel.start()` does what the Start button does, `panel.run` is the run."""
+class LaunchPanel(LastingPanel):
+    """`panel.recipe` is the recipe as shown, `panel.start()` does what the Start button does, `panel.run` is the run.
+
+    A run that goes on in `outputs` already, started by another kernel or before a restart of this one, is watched.
+    """
 
     _open: "LaunchPanel | None" = (
         None  # widgets live until they are closed: of this one, one at a time
@@ -35,26 +40,30 @@ class LaunchPanel(Panel):
         warm: bool = True,
     ) -> None:
         """With `warm`, a spare worker imports its libraries while the settings are chosen."""
-        earlier, LaunchPanel._open = LaunchPanel._open, self
-        self.setup = SetupPanel(recipe, outputs=outputs)
-        self.outputs = Path(outputs)
         self.run: Run | None = None
         self.monitor: Monitor | None = None
+        self._spare: Spare | None = None
+        self.outputs = Path(outputs)
+        self.setup = SetupPanel(recipe, outputs=outputs)
+        self._aside = ""  # what is to be known of a run that was going on before
         self._by_hand = False
-        self.button = button(
-            "Start", "run = panel.start(): trains with these settings", "play", "start", "primary"
-        )
+        says = "run = panel.start(): trains with these settings"
+        self.button = button("Start", says, "play", "start", "primary")
         self._note = widgets.HTML()
         self._place = widgets.VBox()
-        bar = widgets.HBox([self.button, self._note], layout=widgets.Layout(align_items="center"))
+        layout = widgets.Layout(align_items="center", flex_flow="row wrap", min_height="36px")
+        bar = widgets.HBox([self.button, self._note], layout=layout)
         super().__init__([self.setup, bar, self._place])
         self.add_class("wb-launch")
         self.button.on_click(guarded(self.setup.banner, self._start_by_hand))
         self.setup.observe(lambda _: self._follow(), names="valid")
+        earlier, LaunchPanel._open = LaunchPanel._open, self
         if earlier is not None:
             self._take_over(earlier)
-        backend = self.setup.base.backend
-        self._spare = Spare.warm(backend) if warm and not self._live else None
+        if not self._live:
+            self._find()
+        if warm and not self._live:
+            self._spare = Spare.warm(self.setup.base.backend)
 
     @property
     def recipe(self) -> Recipe:
@@ -71,8 +80,14 @@ class LaunchPanel(Panel):
             return self.run
         return self._start()
 
+    def left(self) -> dict[str, Any]:
+        """Once a run that is watched here is over: what became of it in words, and its charts as a picture."""
+        if self.monitor is not None and self.monitor in self._place.children:
+            return self.monitor.left()
+        return super().left()
+
     def close(self) -> None:
-        """Closes the panel and the spare worker; a run goes on."""
+        """Closes the panel with all that is in it, and the spare worker; a run goes on."""
         if self._spare is not None:
             self._spare.close()
         if self.monitor is not None:
@@ -82,8 +97,8 @@ class LaunchPanel(Panel):
         super().close()
 
     def __repr__(self) -> str:
-        run = f" {self.run!r}" if self.run else ""
-        return f"The panel needs its kernel: run this cell again.{run}"
+        run = f"\n{self.monitor!r}" if self.monitor is not None else ""
+        return f"The panel needs its kernel: run this cell again.\n{self.setup!r}{run}"
 
     @property
     def _live(self) -> bool:
@@ -129,8 +144,26 @@ class LaunchPanel(Panel):
         self._place.children = ()
         if self.monitor is not None:
             self.monitor.close()
-        self.run, self.monitor = run, Monitor(run)
-        self.monitor.observe(lambda _: self._follow(), names="state")
+        self.run, self.monitor, self._aside = run, Monitor(run, own=True), ""
+        self.monitor.observe(lambda _: self._turn(), names="state")
+        self._follow()
+
+    def _turn(self) -> None:
+        """The run's state has changed."""
+        self._follow()
+        if self.run.history.over:
+            self.leave()
+
+    def _find(self) -> None:
+        """Watches a run that is going on already; it counts as started by hand, so that no cell starts another."""
+        if (found := underway(self.outputs)) is None:
+            return
+        self._watch(found)
+        self._by_hand = True
+        self._aside = " ".join(
+            filter(None, ["It was started before.", differing(found, self.setup.base)])
+        )
+        self._place.children = (self.monitor,)
         self._follow()
 
     def _follow(self) -> None:
@@ -144,17 +177,21 @@ class LaunchPanel(Panel):
         if self.run is None:
             return ""
         state = self.run.history.state
-        if state == "preparing":
+        if state == "preparing" and not self._aside:
             return "Starting; the worker imports its libraries, then reads the rows."
         if self._live:
-            return f"Run {self.run.name} is going on; stop it to start another."
+            told = f"Run {self.run.name} is going on; stop it to start another."
+            return f"{told} {self._aside}".strip()
         return f"Run {self.run.name} is {state}. Start trains anew with the settings above."
 
     def _take_over(self, earlier: "LaunchPanel") -> None:
-        run, was_live = earlier.run, earlier._live
+        """Goes on watching the run of the panel before: one that goes on, or any where the same cell was run again."""
+        again = (earlier.outputs, earlier.setup.base) == (self.outputs, self.setup.base)
+        run = earlier.run if earlier._live or again else None
         lost = earlier.setup.changed and earlier.setup.values != self.setup.values
         earlier.close()
-        if was_live:
+        if run is not None:
+            self._by_hand = earlier._by_hand
             self._watch(run)
             self._place.children = (self.monitor,)
         if lost:

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from html import escape
 from itertools import groupby
 
-from .. import looking
-from ..data import pieces
-from ..data.pieces import Piece, View
-from ..recipe import Recipe
-from . import pages, progress
+from ... import looking
+from ...data import pieces
+from ...data.pieces import Piece, View
+from ...recipe import Recipe
+from .. import pages, progress
 
 
 def _tint(colour: str, share: int) -> str:

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from .. import looking
-from ..data import pieces
-from ..data.rows import Row
-from ..recipe import Recipe
-from . import pages, progress, tokens
-from .banner import Banner, guarded, status_html
-from .buttons import button
-from .controls import described
-from .panel import SinglePanel
+from ... import looking
+from ...data import pieces
+from ...data.rows import Row
+from ...recipe import Recipe
+from .. import pages, progress
+from ..banner import Banner, guarded, status_html
+from ..buttons import button
+from ..controls import described
+from ..panel import SinglePanel
+from . import tokens
 
 if TYPE_CHECKING:
-    from ..data.encode import Tokenized
-    from ..data.tokenizer import ChatTokenizer
+    from ...data.encode import Tokenized
+    from ...data.tokenizer import ChatTokenizer
 
 SEARCH_SECONDS = (
     5.0  # after which a search says how far it came, so that the kernel can be asked again

@@ -9,13 +9,13 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from ..events import History
-from ..memory import plan_bar
-from ..memory.estimate import NAMES
-from . import pages
-from .banner import Banner, guarded
-from .buttons import button
-from .memory_bar import Fold
+from ...events import History
+from ...memory import plan_bar
+from ...memory.estimate import NAMES
+from .. import pages
+from ..banner import Banner, guarded
+from ..buttons import button
+from ..fold import Fold
 
 SHOWN = 4  # pieces of advice
 

@@ -6,13 +6,14 @@ All text of rows is escaped. Knows no widgets, so that it stays readable in a sa
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from .. import looking
-from ..data.figures import histogram
-from ..data.findings import Finding
-from ..data.report import Report
-from ..data.report_text import ORDERS, left_out, of_files, of_which_trained, running_on, share
-from ..recipe import Recipe
-from . import lengths, pages, progress
+from ... import looking
+from ...data.figures import histogram
+from ...data.findings import Finding
+from ...data.report import Report
+from ...data.report_text import ORDERS, left_out, of_files, of_which_trained, running_on, share
+from ...recipe import Recipe
+from .. import pages, progress
+from . import lengths
 
 LEVELS = {"stop": "error", "warning": "warning", "hint": "note"}
 _COUNTS = {"stop": "must be mended", "warning": "should be looked at", "hint": "may be meant"}

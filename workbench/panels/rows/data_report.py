@@ -10,16 +10,17 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from .. import looking
-from ..data.clean import CURES, Cleaned, clean
-from ..data.findings import Finding
-from ..data.report import Report
-from ..recipe import Recipe
-from . import pages, progress, report_page
-from .banner import Banner, guarded
-from .buttons import button
-from .controls import described
-from .panel import SinglePanel
+from ... import looking
+from ...data.clean import CURES, Cleaned, clean
+from ...data.findings import Finding
+from ...data.report import Report
+from ...recipe import Recipe
+from .. import pages, progress
+from ..banner import Banner, guarded
+from ..buttons import button
+from ..controls import described
+from ..panel import SinglePanel
+from . import report_page
 
 LEFT_TO_THE_OWNER = ("drop_cut",)  # not ticked at first: whether a long row is worth its cut end
 

@@ -1,88 +1,37 @@
 """The memory bar of the setup panel: whether the recipe fits, by parts, and what to turn, one click each.
 
-Asks its question once and again with each recipe shown; sets nothing itself: a click hands the advice on.
+Asks the question that it is given again with each recipe shown; sets nothing itself: a click hands the advice on.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 
-from .. import recipe as settings
-from ..memory import plan_bar, planning
-from ..memory.advice import Advice
-from ..memory.plan import Plan
-from ..memory.question import Question
-from ..problems import DataError
-from ..recipe import Recipe
-from . import pages
-from .buttons import button
-from .controls import line
+from ...memory import plan_bar
+from ...memory.advice import Advice
+from ...memory.plan import Plan
+from ...memory.question import Question
+from ...recipe import Recipe
+from .. import pages
+from ..buttons import button
+from ..controls import line
+from ..fold import Fold
 
-SMALL_FILE = (
-    5_000_000  # bytes up to which the rows are read when a panel is made: about three seconds
-)
 SHOWN = 4  # pieces of advice
 TOGETHER = "Make it fit"
-
-
-def question(
-    recipe: Recipe, *, card: str | None, vram: str | None, outputs: str | Path
-) -> Question:
-    """What a plan needs to know and settings do not change, looked up once. Raises WorkbenchError."""
-    asked = planning.plan(recipe, card=card, vram=vram, outputs=outputs).question
-    counted = None
-    if _is_small(Path(recipe.data.train)):
-        # counted as if nothing were cut, so that the sequence length can be changed
-        longest = int(settings.bounds("model.max_length")["le"])
-        with contextlib.suppress(DataError):  # told at the start, row by row
-            counted = planning.count(recipe.replace(model={"max_length": longest}))
-    if counted is None:
-        return asked
-    return replace(asked, longest=counted.longest, mean=counted.mean, rows=counted.rows)
-
-
-def _is_small(path: Path) -> bool:
-    try:
-        return path.is_file() and path.stat().st_size < SMALL_FILE
-    except OSError:
-        return False
-
-
-class Fold:
-    """A button that shows and hides a box; ipywidgets' own cannot be reached by keyboard."""
-
-    def __init__(self, text: str, holds: str, mark: str, body: widgets.Widget) -> None:
-        """`holds` says what is in the box."""
-        self.body, self._holds = body, holds
-        self.button = button(text, "", "caret-right", mark)
-        self.button.layout.align_self = "flex-start"
-        self.button.on_click(lambda _: self.open(not self.is_open))
-        self.open(False)
-
-    @property
-    def is_open(self) -> bool:
-        return self.body.layout.display != "none"
-
-    def open(self, wanted: bool = True) -> None:
-        self.body.layout.display = "" if wanted else "none"
-        self.button.icon = "caret-down" if wanted else "caret-right"
-        self.button.tooltip = f"{'Hides' if wanted else 'Shows'} {self._holds}"
 
 
 class MemoryBar(widgets.VBox):
     """`plan` is that of the recipe last shown, None where it is not known."""
 
-    def __init__(
-        self, asked: Question | None, why_not: str, apply: Callable[[dict[str, Any]], Any]
-    ) -> None:
-        """`why_not` says why there is no question; `apply` is called with the settings of a clicked advice."""
+    def __init__(self, apply: Callable[[dict[str, Any]], Any]) -> None:
+        """`apply` is called with the settings of a clicked advice."""
         self.plan: Plan | None = None
-        self._question, self._why_not, self._apply = asked, why_not, apply
+        self._question: Question | None = None
+        self._why_not, self._apply = "", apply
         self._verdict, self._picture, self._table = (widgets.HTML() for _ in range(3))
         self._rows = [self._advice_row(number) for number in range(SHOWN)]
         self._offered: list[Advice] = []
@@ -92,13 +41,18 @@ class MemoryBar(widgets.VBox):
             widgets.VBox(),
         )  # fmt: skip
         self._kept = widgets.HTML()
-        folds = widgets.HBox([self.parts.button, self.advice.button])
-        folds.layout = widgets.Layout(flex_flow="row wrap")
+        folds = widgets.HBox(
+            [self.parts.button, self.advice.button], layout=widgets.Layout(flex_flow="row wrap")
+        )
         shown = [self._verdict, self._picture, folds, self._table, self.advice.body, self._kept]
         super().__init__(shown)
         self._folds = folds
         self.layout.margin = "8px 0 0"
         self.add_class("wb-memory")
+
+    def ask(self, question: Question | None, why_not: str) -> None:
+        """Takes this question from here on; `why_not` says why there is none."""
+        self._question, self._why_not = question, why_not
 
     def learn(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Corrects the plans from here on by these lines of `memory.jsonl`."""
@@ -149,8 +103,7 @@ class MemoryBar(widgets.VBox):
 
     def _advice_row(self, number: int) -> widgets.HBox:
         made = button("", "", "", f"advice-{number}")
-        told = widgets.HTML()
-        told.layout = widgets.Layout(flex="1 1 200px", margin="0 0 0 6px")
+        told = widgets.HTML(layout=widgets.Layout(flex="1 1 200px", margin="0 0 0 6px"))
         made.on_click(lambda _: self._apply(self._offered[number].settings))
         layout = widgets.Layout(align_items="center", flex_flow="row wrap", margin="0 0 4px")
         return widgets.HBox([made, told], layout=layout)
@@ -173,6 +126,10 @@ def _about_rows(plan: Plan) -> str:
     length = asked.work.length
     if asked.rows is None:
         told = f"The rows were not counted: each is taken to fill {length:,} tokens."
+    elif asked.mean is None:
+        told = (
+            f"{asked.rows:,} training rows, not tokenized: each is taken to fill {length:,} tokens."
+        )
     elif asked.longest is None:
         told = f"Not all rows were tokenized: the longest is taken to fill {length:,} tokens."
     else:

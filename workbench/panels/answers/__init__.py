@@ -1,0 +1,1 @@
+"""What models say: tables of answers, the sheet of checkpoints, the prompt box."""

@@ -1,0 +1,1 @@
+"""The setup panel with a Start button and the run below it."""
