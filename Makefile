@@ -31,7 +31,7 @@ endif
 READY := $(VENV)/.ready-$(LANE)
 READY_TEST := $(VENV)/.ready-test-$(LANE)
 
-.PHONY: help demo lab test bench gpu-check table lint format clean lane chromium
+.PHONY: help demo lab test bench gpu-check table pictures lint format clean lane chromium
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ table: lane $(READY) ## write the README's table of models and cards anew
 	@$(BIN)/python -m workbench plan --table > .plan-table
 	@sed -i -e '/^<!-- plan-table -->$$/,/^<!-- \/plan-table -->$$/{//!d}' -e '/^<!-- plan-table -->$$/r .plan-table' README.md
 	@rm .plan-table
+
+pictures: lane $(READY_TEST) chromium ## take pictures of all panels into outputs/screenshots, and the README's anew
+	@$(BIN)/python tests/browser/picture.py
 
 lint: $(READY_TEST) ## check style, imports and that notebooks carry no outputs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --verify notebooks/*.ipynb
@@ -104,10 +107,11 @@ $(VENV)/.ready-gpu: requirements.txt requirements-cpu.txt pyproject.toml | $(BIN
 	@$(PIP) --no-deps -e .
 	@touch $@
 
-$(READY_TEST): $(READY) requirements-test.txt
+$(READY_TEST): $(READY) requirements-test.txt tests/colab_stack.txt
 	@echo "Installing what the tests need."
 	@$(PIP) -r requirements-test.txt
 	@$(PIP) --no-deps $(UNSLOTH)
+	@rm -rf $(VENV)/colab && $(PIP) --no-deps --target $(VENV)/colab -r tests/colab_stack.txt
 	@touch $@
 
 chromium:

@@ -1,7 +1,9 @@
-"""All notebooks from top to bottom without a hand on a widget, on the tiny lane with few steps. Their looks: test_house.py."""
+"""All notebooks from top to bottom without a hand on a widget, on the tiny lane with few steps, by a kernel like Colab's.
+
+Their looks: test_house.py. With this environment's own kernel they are stepped through in tests/browser.
+"""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from stacks import COLAB, kernelspecs
 
 from workbench.events import History
 from workbench.recipe import Recipe
@@ -28,7 +31,8 @@ def execute(name: str, folder: Path, **parameters: object) -> NotebookNode:
             i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])
         ]
         notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(code))
-    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(place)}}).execute()
+    where = {"metadata": {"path": str(place)}}
+    NotebookClient(notebook, timeout=900, kernel_name="colab", resources=where).execute()
     return notebook
 
 
@@ -45,11 +49,13 @@ def shown(notebook: NotebookNode, code: str, kind: str = "text/plain") -> str:
 
 
 @pytest.fixture(autouse=True)
-def this_package(monkeypatch):
-    """The kernel takes this environment's kernelspec and this checkout's package."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+def kernels(monkeypatch, tmp_path_factory):
+    """The kernelspecs that JUPYTER_PATH leads to."""
+    assert COLAB.is_dir(), "run make test, which fills it from colab_stack.txt"
+    folder = tmp_path_factory.mktemp("jupyter")
+    kernelspecs(folder)
+    monkeypatch.setenv("JUPYTER_PATH", str(folder))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
 
 
 def test_00_says_what_the_machine_can_do(tmp_path):
@@ -131,3 +137,24 @@ def test_03_predicts_measures_and_learns(tmp_path):
     assert "nothing measured here yet" in before and "over 2 runs" in now
     assert "tokens/s" in printed(notebook, '"batch": "auto"')
     assert len((tmp_path / "outputs" / "memory.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_04_lays_three_runs_over_each_other(tmp_path):
+    notebook = execute("04_choose_rank_alpha_targets.ipynb", tmp_path, LANE="tiny", STEPS=3)
+    assert "rank  16:    65,536 numbers,  1.6% of the layer's" in printed(notebook, "inside, outside")  # fmt: skip
+    assert len(printed(notebook, "big = wb.Recipe").splitlines()) == 4
+    assert "rank 256:  0.062 with alpha 16, 1.000 with alpha = rank" in printed(notebook, "rslora")
+    counts = [int(line.split()[0].replace(",", "")) for line in printed(notebook, "for targets in").splitlines()]  # fmt: skip
+    assert counts == sorted(counts, reverse=True)
+    for by in ("steps", "seconds"):
+        assert shown(notebook, f'wb.picture(runs, by="{by}")', "image/png")
+    compared = shown(notebook, "wb.compare(runs)")
+    differ = [line.split()[0] for line in compared.splitlines() if line.startswith("lora.")]
+    assert differ == ["lora.rank", "lora.alpha", "lora.target_modules"]
+    assert "the scale alpha / rank is 1 in all" in compared
+    assert "1 to 3 of 3 runs." in shown(notebook, "wb.runs_panel")
+    histories = [History(path) for path in (tmp_path / "outputs").glob("*/events.jsonl")]
+    for history in histories:
+        history.update()
+    assert [(h.state, h.step) for h in histories] == [("closed", 3)] * 3
