@@ -29,7 +29,7 @@ CELLS = (
 import asyncio, json, pathlib, sys, tempfile, time
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from made_history import go_on, long
-from workbench.panels.live_charts import LiveCharts
+from workbench.panels.monitor.live_charts import LiveCharts
 history = long(pathlib.Path(tempfile.mkdtemp()), {FIRST}, {STEPS})
 panel, taken = LiveCharts(), []
 panel.follow(history)

@@ -40,8 +40,9 @@ FUNCTION, MODEL = (
     "IPY_MODEL_",
 )  # texts that begin so are no texts to the page
 SMALL = {"fontSize": 11}
+FEW = 4  # names that stand in a legend's line side by side
 LEGENDS = {
-    "type": "scroll", "padding": 0, "itemGap": 8, "itemHeight": 9, "textStyle": SMALL, "pageIconSize": 9,
+    "padding": 0, "itemGap": 8, "itemHeight": 9, "textStyle": SMALL, "pageIconSize": 9,
     "pageIconColor": LINES[3], "pageIconInactiveColor": f"{LINES[3]}55", "pageTextStyle": SMALL | {"color": LINES[3]},
 }  # fmt: skip
 
@@ -112,7 +113,9 @@ def _add_frame(parts: dict[str, list[Any]], chart: Chart, number: int, columns: 
          "textStyle": {"fontSize": 13}}
     )  # fmt: skip
     place = {"left": left, "top": top + TITLE, "width": LEGEND_WIDTHS[columns][column]}
-    lines = {"id": f"legend {chart.title}", "data": _legend(chart), "itemWidth": 18} | place
+    names = _legend(chart)
+    lines = {"id": f"legend {chart.title}", "data": names, "itemWidth": 18} | place
+    lines["type"] = "scroll" if len(names) > FEW else "plain"  # scrolled ones take long to lay out
     happened = {
         "id": f"happened {chart.title}", "data": [{"name": NAMES[kind]} for kind in _kinds(chart)],
         "right": right, "top": top + 1, "width": HAPPENED_WIDTH[columns], "itemWidth": 9, "show": chart.marked,

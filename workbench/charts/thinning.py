@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-COLUMNS = 150  # columns that a live line is thinned to, two points each: about one a pixel pair
+COLUMNS = 75  # columns that a live line is thinned to, two points each: with more, a page takes over 50 ms to draw them
 # What the smoothed loss looks back on: a share of the run's steps, within these bounds.
 SMOOTH_SHARE, SMOOTH_LEAST, SMOOTH_MOST = 1 / 30, 3, 50
 
