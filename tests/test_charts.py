@@ -139,11 +139,13 @@ def test_a_loss_that_is_no_number_is_left_out_and_said(tmp_path, loss):
     assert charts.png(history).startswith(b"\x89PNG")
 
 
-def test_a_run_goes_to_its_last_step_and_a_stopped_one_to_where_it_stopped(tmp_path):
-    (tmp_path / "live").mkdir()
-    assert charts.loss_chart(made(tmp_path / "live", steps=5, of=40)).x_end == 40
-    (tmp_path / "over").mkdir()
-    assert charts.loss_chart(made(tmp_path / "over", steps=5, of=40, state="stopped")).x_end == 5
+@pytest.mark.parametrize(("step", "room"), [(5, 20), (19, 20), (20, 40), (30, 50), (50, 50)])
+def test_a_chart_has_room_that_doubles_up_to_the_planned_end(tmp_path, step, room):
+    assert charts.loss_chart(made(tmp_path, steps=step, of=50)).x_end == room
+
+
+def test_a_stopped_run_ends_where_it_stopped(tmp_path):
+    assert charts.loss_chart(made(tmp_path, steps=5, of=40, state="stopped")).x_end == 5
 
 
 # What is shown of a run

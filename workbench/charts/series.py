@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SPEED_STEPS = 20  # as History.speed looks back
 SHARES = {"all": 1.0, "last half": 0.5, "last tenth": 0.1}
 LAST_STEPS = 100
+FIRST_ROOM = 20  # steps that a chart has room for at first
 #: What of a run is shown; each cuts the data before they are thinned, so that detail appears.
 SHOWN = (*SHARES, f"last {LAST_STEPS} steps")
 
@@ -100,9 +101,8 @@ def loss_chart(history: History, *, since: int = 0) -> Chart:
             where = f"{held[best]:.3g} at step {held_steps[best]:,.0f}"
             lines.append(Series("best", [held_steps[best]], [held[best]], "best", 1, value=where))
         lines += _gap(dict(zip(steps, smooth, strict=True)), held_steps, held, since)
-    end = history.step if history.over or since else history.of
     return Chart(
-        "Loss", "step", "nats per token", end or 1, lines, "waiting for the first step",
+        "Loss", "step", "nats per token", _end(history, since), lines, "waiting for the first step",
         x_begin=since, marks=marks(history, since=since), loose=True, may_log=True, marked=True,
     )  # fmt: skip
 
@@ -157,9 +157,8 @@ def learning_chart(history: History, *, since: int = 0) -> Chart:
                 "learning rate", rate_steps[first:], learning[first:], "dashed", 4, 1, value=newest
             )
         )
-    end = history.step if history.over or since else history.of
     return Chart(
-        "Gradient and learning rate", "step", "gradient norm", end or 1, lines,
+        "Gradient and learning rate", "step", "gradient norm", _end(history, since), lines,
         "waiting for the first step", x_begin=since, y2_label="learning rate",
         marks=rare(marks(history, since=since)), may_log=True,
     )  # fmt: skip
@@ -182,9 +181,8 @@ def speed_chart(history: History, *, since: int = 0) -> Chart:
             xs, ys = np.array(steps)[at:][known[at:]].tolist(), speeds[at:][known[at:]].tolist()
             value = f"{ys[-1]:,.0f}" if ys else ""
             lines.append(Series(label, xs, ys, style, colour, value=value))
-    end = history.step if history.over or since else history.of
     return Chart(
-        "Throughput", "step", "tokens/s", end or 1, lines, "waiting for the first step",
+        "Throughput", "step", "tokens/s", _end(history, since), lines, "waiting for the first step",
         x_begin=since, marks=rare(marks(history, since=since)),
     )  # fmt: skip
 
@@ -214,6 +212,16 @@ def card_chart(history: History, *, since: int = 0) -> Chart | None:
         "Card", "minutes of work", "% and \N{DEGREE SIGN}C", end, lines, "no readings",
         x_begin=begin, y2_label=right,
     )  # fmt: skip
+
+
+def _end(history: History, since: int) -> int:
+    """The step at which a chart ends: the last one of a run that is over or of a part, else room that doubles up to the planned end."""
+    if history.over or since:
+        return history.step or 1
+    room = FIRST_ROOM
+    while room <= history.step:
+        room *= 2
+    return min(room, history.of or room)
 
 
 def newest(charts: Sequence[Chart]) -> str:
