@@ -8,7 +8,7 @@ from pathlib import Path
 import ipywidgets as widgets
 import nbformat
 import pytest
-from ipywidgets.widgets.widget import _instances
+from ipywidgets.widgets import widget as widget_module
 from made_history import event, made, read, sample, take_step
 from nbclient import NotebookClient
 from stacks import NAMES, kernelspecs
@@ -90,6 +90,12 @@ class FolderRun:
 
     def close(self):
         self._note("close")
+
+
+def live_widgets() -> dict[str, widgets.Widget]:
+    """All widgets that were not closed, as ipywidgets 8 or 7 keeps them."""
+    kept = getattr(widget_module, "_instances", None)
+    return widgets.Widget.widgets if kept is None else kept
 
 
 def tooltip(widget: widgets.Widget) -> str:
@@ -453,17 +459,17 @@ def test_cells_that_are_run_again_leave_nothing_behind(watched, tiny):
         for _ in range(times):
             kind()
             await asyncio.sleep(0)
-        return len(_instances), len(asyncio.all_tasks())
+        return len(live_widgets()), len(asyncio.all_tasks())
 
     async def run_again(kind, most):
         assert await run_cell(kind, most) == await run_cell(kind, 2)
 
     close_all()
-    before = len(_instances)
+    before = len(live_widgets())
     asyncio.run(run_again(lambda: Monitor(watched), MOST))
     asyncio.run(run_again(lambda: LaunchPanel(tiny, outputs=watched.folder, warm=False), 1))
     close_all()
-    assert len(_instances) == before
+    assert len(live_widgets()) == before
 
 
 def close_all():
