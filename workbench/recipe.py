@@ -600,6 +600,7 @@ _RULES = {
     "bool_type": "it must be true or false",
     "string_type": "it must be a text",
     "list_type": "it must be a list",
+    "dict_type": "it must be a table of names and values",
     "model_type": "it must be a group of settings",
     "model_attributes_type": "it must be a group of settings",
     "too_short": "it must not be empty",
