@@ -377,6 +377,57 @@ def test_the_page_can_scroll_and_nothing_moves(history):
     assert by_label == [{"step"}, {"minutes of work"}]
 
 
+def test_a_zoomed_line_goes_on_to_the_border_and_ends_at_whole_steps(history):
+    option = echarts.option(charts.live_charts(history))
+    zooms = [*option["dataZoom"], option["toolbox"]["feature"]["dataZoom"]]
+    assert {zoom["filterMode"] for zoom in zooms} == {"none"}
+    for axis in option["xAxis"]:
+        if axis["name"] == "step":
+            assert axis["minInterval"] == 1
+            assert not axis["axisLabel"]["showMinLabel"]
+            assert not axis["axisLabel"]["showMaxLabel"]
+
+
+@pytest.mark.parametrize(("best", "align"), [(2, "left"), (10, "center"), (19, "right")])
+def test_the_words_at_the_best_loss_stay_within_the_plot(tmp_path, best, align):
+    log = EventLog(tmp_path / "events.jsonl")
+    for step in range(1, 21):
+        take_step(log, step, 20, 2.0)
+        event(log, "eval", step=step, loss=1.0 + abs(step - best), seconds=1.0)
+    option = echarts.option([charts.loss_chart(read(tmp_path))])
+    label = next(series["label"] for series in option["series"] if series["name"] == "best")
+    assert label["align"] == align
+    assert label["backgroundColor"].startswith("rgba(")
+
+
+def test_a_line_of_one_point_is_a_dot_until_it_has_two(tmp_path):
+    def symbols(steps: int) -> set[str]:
+        made_charts = charts.live_charts(long(tmp_path, steps, 10))
+        lines = [s for s in echarts.option(made_charts)["series"] if s["name"] == "each step"]
+        return {series["symbol"] for series in lines}
+
+    assert symbols(1) == {"circle"}
+    assert symbols(2) == {"none"}
+    first = charts.figure(long(tmp_path, 1, 10)).axes[0]
+    assert first.lines[0].get_marker() == "o"
+
+
+def test_many_kinds_of_marks_stay_in_one_row_of_the_same_height(tmp_path):
+    def legend(kinds: int) -> dict:
+        chart = charts.loss_chart(long(tmp_path, 20))
+        marks = [charts.Mark(5, kind, kind) for kind in list(NAMES)[:kinds]]
+        option = echarts.option([chart._replace(marks=marks)])
+        return next(one for one in option["legend"] if one["id"].startswith("happened"))
+
+    assert [legend(kinds)["type"] for kinds in (1, 2, 3, 6)] == [
+        "plain",
+        "plain",
+        "scroll",
+        "scroll",
+    ]
+    assert legend(1)["top"] == legend(6)["top"]
+
+
 @pytest.mark.parametrize(
     "evil",
     [
@@ -456,6 +507,29 @@ def test_the_figure_shows_the_lines_of_the_live_form(history):
             if series.style not in ("low", "high"):
                 assert f"{series.label} {series.value}".strip() in drawn
     assert "what became of it" in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("words", [1, 40, 90])
+def test_no_words_lie_on_others_however_long_title_and_legends_are(tmp_path, columns, words):
+    history = long(tmp_path, 60)
+    many = [
+        {"t": 20.0, "kind": "command", "id": "a", "do": "change", "taken": True, "text": "slower"},
+        {"t": 30.0, "kind": "phase", "state": "paused", "text": ""},
+        {"t": 40.0, "kind": "phase", "state": "preparing", "text": ""},
+    ]
+    for told in many:
+        history.absorb(told)
+    history.stopped_early = "The held-out loss did not fall."
+    figure = charts.figure(history, title="words " * words, columns=columns)
+    figure.draw_without_rendering()
+    lowest = figure._suptitle.get_window_extent().y0
+    for axes in figure.axes:
+        heading = axes._left_title
+        if heading.get_text():
+            box = heading.get_window_extent()
+            assert box.y1 <= lowest
+            assert box.y0 >= axes.get_legend().get_window_extent().y1 - 2
 
 
 def test_before_the_first_step_both_forms_say_what_they_wait_for(tmp_path):

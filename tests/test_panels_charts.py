@@ -141,6 +141,21 @@ def test_the_controls_choose_what_is_shown_and_show_their_python(panel, history)
     assert len({grid["left"] for grid in option["grid"]}) == 1
 
 
+def test_a_control_and_nothing_else_ends_a_zoom(monkeypatch, panel, history):
+    panel.follow(history)
+    page_says_drawn(panel)
+    sent = []
+    monkeypatch.setattr(panel.plot, "dispatchAction", sent.append)
+    go_on(history, 50, 100)
+    panel.follow(history)
+    assert sent == []
+    for number, (control, value) in enumerate(
+        [(panel.show, "last half"), (panel.logarithmic, True), (panel.one_column, True)], 1
+    ):
+        control.value = value
+        assert sent == [{"type": "dataZoom", "start": 0, "end": 100}] * number
+
+
 def test_each_control_has_a_label_and_a_tooltip(panel):
     for control in (panel.show, panel.logarithmic, panel.one_column):
         assert control.description

@@ -155,7 +155,7 @@ def test_a_row_for_each_prompt_and_a_column_for_each_checkpoint(tmp_path):
     assert "expected: " in sheet._table.value
     assert "late 10" in strip(sheet._table.value)
     assert sheet._table.value.count("<mark") == 2 * 2  # the steps' numbers, from the second on
-    assert "3 checkpoints" in sheet._about.value
+    assert "asked at 3 steps." in sheet._about.value
 
 
 def test_flags_are_told_in_words_and_the_expected_answer_is_ticked(tmp_path):
@@ -211,22 +211,11 @@ def test_the_sheet_redraws_only_when_an_answer_to_its_prompts_is_new(tmp_path):
     event(log, "token", sample="b", text="It is being written")
     history.update()
     sheet.follow(history)
-    assert "now" in sheet._now.value and "It is being written" in sheet._now.value
-    assert [change.owner for change in changes] == [sheet._now]
+    assert changes == []  # it stands in the prompt box
     sample(log, 20, "newer", adapter=True)
     history.update()
     sheet.follow(history)
     assert "newer" in strip(sheet._table.value)
-
-
-def test_what_was_being_written_goes_with_the_worker(tmp_path):
-    history, sheet = many(tmp_path, 1, 1), SampleSheet()
-    log = EventLog(tmp_path / "events.jsonl")
-    event(log, "token", sample="b", text="It is")
-    event(log, "phase", state="closed", text="Closed.")
-    history.update()
-    sheet.follow(history)
-    assert sheet._now.value == ""
 
 
 def test_of_a_long_history_only_what_is_shown_is_compared(tmp_path, monkeypatch):
@@ -265,6 +254,58 @@ def test_a_run_without_answers_says_so(tmp_path):
     sheet.follow(run.history)
     assert "none yet" in sheet._about.value
     assert sheet._controls.layout.display == "none"
+
+
+def put_back(folder, *, asked: bool, state: str = "ready") -> FolderRun:
+    """A run of 21 steps that keeps the adapter of step 15; whether it was asked once it had been put back."""
+    history = History(folder / "events.jsonl")
+
+    def told(kind: str, t: float, **fields) -> None:
+        history.absorb({"kind": kind, "t": t} | fields)
+
+    def said(t: float, step: int, text: str, name: str = "") -> None:
+        fields = {"prompt": "Which?", "system": None, "expected": None, "adapter": step > 0}
+        told("sample", t, sample=name or f"step-{step}-0", step=step, text=text, **fields)
+
+    told("phase", 1.0, state="training", text="Training.")
+    said(2.0, 0, "base")
+    told("score", 3.0, step=0, correct=0, rows=32, adapter=False)
+    told("step", 4.0, step=21, of=50)
+    said(5.0, 21, "of the last")
+    said(6.0, 21, "early", "user-1")
+    told("adapter", 7.0, step=15, path="", why="")
+    if asked:
+        said(8.0, 21, "of the kept")
+        said(8.5, 21, "late", "user-2")
+        told("score", 9.0, step=21, correct=32, rows=32, adapter=True)
+    told("phase", 10.0, state=state, text="")
+    return FolderRun(folder, history)
+
+
+def test_answers_of_an_adapter_that_was_put_back_bear_its_step(tmp_path):
+    run, sheet = put_back(tmp_path, asked=True), SampleSheet()
+    sheet.follow(run.history)
+    assert columns(sheet) == ["Step 0, base model", "Step 15, kept (asked after step 21)"]
+    assert "of the last" not in strip(sheet._table.value)
+    scored = "Exact match 0 of 32 before, 32 of 32 after (step 15, kept)."
+    assert scored in sheet._about.value and "Sample now" not in sheet._about.value
+    page = samples.compare_samples(run)
+    assert "After 15 steps (kept)</th>" in page.html
+    assert "After 15 steps (kept): 32 of 32" in page.text and "Sample now" not in page.text
+    run.history.absorb({"kind": "step", "t": 11.0, "step": 22, "of": 50})
+    later = {"kind": "sample", "t": 12.0, "sample": "step-22-0", "step": 22, "adapter": True}
+    run.history.absorb(later | {"prompt": "?", "system": None, "expected": None, "text": "on"})
+    sheet.follow(run.history)
+    assert columns(sheet)[-1] == "Step 22"  # a training that went on has left the kept one
+
+
+def test_a_stopped_run_says_that_its_kept_adapter_was_not_asked(tmp_path):
+    run = put_back(tmp_path, asked=False, state="stopped")
+    fact = "The kept adapter is that of step 15; these answers are of step 21. Press Sample now"
+    page = samples.compare_samples(run)
+    assert fact in page.text and "After 21 steps</th>" in page.html
+    assert "Not scored after training: the run was stopped." in page.text
+    assert fact in sheet_page(run).html and "Exact match 0 of 32 before." in sheet_page(run).html
 
 
 # The prompt box
@@ -337,6 +378,40 @@ def test_answers_come_piece_by_piece_side_by_side_and_then_whole(box, run):
     assert box._newest.value.index("Tuned") < box._newest.value.index("Base model")
     assert not box._is_busy()
     assert repr(box).startswith("Asked: Which?\n  tuned: The lamp is red.\n  base: Lamp Lamp")
+
+
+def test_a_question_tells_of_which_step_the_tuned_model_was(tmp_path):
+    text = look(AskBox(put_back(tmp_path, asked=True), Banner()))
+    assert "Tuned, step 15 (kept)late" in text and "Tuned, step 21early" in text
+
+
+def test_an_answer_that_had_no_room_says_what_cut_it(box, run):
+    box.prompt.value, box.base.value = "Which?", False
+    box.ask.click()
+    run.answer("id-1", "The lamp", ended=False)
+    fits = run.recipe.model.max_length
+    assert f"cut at 20 tokens: prompt and answer must fit in {fits:,}" in look(box)
+    event(run.log, "command", id="x", do="stop", taken=True, text="")
+    look(box)
+    assert "must fit" not in box._newest.value  # the end of the run cut it
+
+
+def test_how_long_an_answer_may_be_is_a_whole_number_or_refused_beside_the_button(
+    tmp_path, tiny, monkeypatch
+):
+    tiny.save(tmp_path / "recipe.yaml")
+    made(tmp_path, state="ready")
+    monkeypatch.setattr(Run, "alive", True)
+    around = Banner()
+    box = AskBox(Run.open(tmp_path.name, tmp_path.parent), around)
+    box.prompt.value, box.longest.value = "Which?", 12.5
+    box.ask.click()
+    assert "samples.max_new_tokens is 12.5" in box._banner.value and around.value == ""
+    assert box.children[box.children.index(box._banner) + 1].children[0] is box.ask
+    box.longest.value = 12
+    box.ask.click()
+    (asked, _) = CommandReader(tmp_path / "commands.jsonl").new()
+    assert asked["max_new_tokens"] == 12 and "max_new_tokens=12" in box._code.value
 
 
 def test_the_exact_prompt_is_folded_away(box, run):
@@ -586,7 +661,7 @@ def test_a_text_that_is_being_written_shows_its_end():
 
 def test_an_unfinished_turn_awaits_an_answer():
     wish = conversation.Wish(1.0, "Which?", None, {True: "a"})
-    history = SimpleNamespace(samples=[], commands=[], partial={})
+    history = SimpleNamespace(samples=[], commands=[], partial={}, adapter={})
     (turn,) = conversation.turns(history, [wish], ())
     assert conversation.awaited(turn)
     (turn,) = conversation.turns(history, [wish], {"a"})

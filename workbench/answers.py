@@ -4,7 +4,9 @@ Reads sample events. Knows nothing of HTML, widgets or models.
 """
 
 import difflib
+import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -15,20 +17,14 @@ Columns = Literal["spread", "all", "ends", "newest"]
 
 FEW = 5  # columns that can be read side by side at the width of a notebook
 MOST = 50  # columns at all: a table of more answers no question, and takes seconds to draw
-COMPARED = (
-    400  # words of either text, after what they begin and end with alike: comparing is quadratic
-)
+COMPARED = 400  # words of either text between what both begin and end with: it is quadratic
 
 TAIL = 2000  # characters at an answer's end in which a repetition is looked for
 # A phrase counts as repeated when it comes so often and fills so many characters: a refrain, a table's rule
 # ("|---|---|") or a list of a few equal numbers stays below both.
 OFTEN = ((3, 60), (8, 24))
-ONE_CHARACTER = (
-    32  # of the same in a row: longer than a number's zeros or a line drawn under a heading
-)
-_LIST_MARK = re.compile(
-    r"(?m)^[ \t]*(?:\d+[.):]|[-*\u2022])[ \t]+(?=.{20})"
-)  # short items are often alike
+ONE_CHARACTER = 32  # in a row: longer than a number's zeros or a line drawn under a heading
+_LIST_MARK = re.compile(r"(?m)^[ \t]*(?:\d+[.):]|[-*\u2022])[ \t]+(?=.{20})")
 
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
@@ -69,14 +65,30 @@ class Shown(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A checkpoint at which the recipe's prompts were answered."""
+    """When the recipe's prompts were answered: the last step, and that of the adapter which had been put back by then."""
 
     step: int
     adapter: bool
+    kept: int | None = None
 
     @property
     def title(self) -> str:
+        if self.kept is not None:
+            return f"Step {self.kept:,}, kept (asked after step {self.step:,})"
         return f"Step {self.step:,}" + ("" if self.adapter else ", base model")
+
+
+class Kept(NamedTuple):
+    """The adapter that a run keeps: of which step, and between which times (seconds since 1970) it is what answers."""
+
+    step: int
+    since: float
+    until: float
+
+    def behind(self, said: Mapping[str, Any]) -> int | None:
+        """The kept step if its adapter gave this sample or score though others were trained since; else None."""
+        in_time = self.since < said.get("t", 0.0) < self.until
+        return self.step if said["adapter"] and in_time and said["step"] != self.step else None
 
 
 class Prompt(NamedTuple):
@@ -115,8 +127,11 @@ class Asked(NamedTuple):
 # One answer
 
 
-def flags(sample: Sample) -> list[Flag]:
-    """What is worth telling of an answer: empty, repeating, cut, or letter by letter that of a training row."""
+def flags(sample: Sample, *, fits: int | None = None) -> list[Flag]:
+    """What is worth telling of an answer: empty, repeating, cut, or letter by letter that of a training row.
+
+    `fits` is the most tokens that prompt and answer may have together, where that is what cut it.
+    """
     text = str(sample["text"])
     found = []
     if is_empty(text):
@@ -130,7 +145,11 @@ def flags(sample: Sample) -> list[Flag]:
     if sample.get("ended") is False:
         count = sample.get("tokens")
         says = "The model had not ended its answer: a longer one may be allowed, or it never ends."
-        found.append(Flag("cut", f"cut at {count:,} tokens" if count else "cut", says))
+        where = f"cut at {count:,} tokens" if count else "cut"
+        if fits is not None:
+            where += f": prompt and answer must fit in {fits:,}"
+            says = "model.max_length is the recipe's; a shorter prompt leaves more room, too."
+        found.append(Flag("cut", where, says))
     if (row := sample.get("same_as")) is not None:
         says = "Letter by letter: learned by heart, or the only right answer."
         found.append(Flag("same", f"same as the answer of training row {row:,}", says, fault=False))
@@ -260,12 +279,15 @@ def _pieces(words: list[str], parts: Iterable[tuple[int, int, bool]]) -> list[Pi
 def prompts(history: History) -> list[Prompt]:
     """The recipe's prompts with their answers, in the recipe's order; an answer at the same step replaces the earlier one."""
     found: dict[int, Prompt] = {}
+    put_back = kept(history)
     for sample in history.samples:
         place = placed(sample["sample"])
         if place is not None:
-            column = Column(sample["step"], bool(sample["adapter"]))
+            earlier = Column(sample["step"], bool(sample["adapter"]))
+            column = earlier._replace(kept=put_back.behind(sample) if put_back else None)
             answers = found.setdefault(place[1], Prompt(place[1], {})).answers
-            answers.pop(column, None)  # the newest comes last
+            for same in (earlier, column):  # the newest comes last
+                answers.pop(same, None)
             answers[column] = sample
     return [found[number] for number in sorted(found)]
 
@@ -278,7 +300,18 @@ def placed(sample: str) -> tuple[int, int] | None:
 
 def columns(rows: Iterable[Prompt]) -> list[Column]:
     """All checkpoints with answers, by their steps, the base model first."""
-    return sorted({column for prompt in rows for column in prompt.answers})
+    found = {each for prompt in rows for each in prompt.answers}
+    return sorted(found, key=lambda each: (each.step, each.adapter, each.kept or 0))
+
+
+def kept(history: History) -> Kept | None:
+    """The adapter that the run keeps, None before there is one; a training that goes on ends its time."""
+    step, since = history.adapter.get("step"), history.adapter.get("t")
+    if step is None or since is None:
+        return None
+    after = bisect_right(history.steps, since, key=lambda event: event.get("t", 0.0))
+    until = history.steps[after]["t"] if after < len(history.steps) else math.inf
+    return Kept(step, since, until)
 
 
 def chosen(all_columns: Sequence[Column], choice: Columns = "spread") -> list[Column]:

@@ -84,6 +84,12 @@ def compare(runs: Sequence[str | Run], *, outputs: str | Path = "outputs") -> Co
         raise RunError([Problem("", fact, "Name another one: compare([a, b]).")])
     digests = [digest(run) for run in chosen]
     differ, notes = _differences(chosen)
+    steered = zip(chosen, digests, strict=True)
+    notes += [
+        f"Changed while {run.name} ran: {'; '.join(told.steered)}."
+        for run, told in steered
+        if told.steered
+    ]
     figures = tuple(_figures(run, told) for run, told in zip(chosen, digests, strict=True))
     return Compared(tuple(run.name for run in chosen), differ, figures, tuple(notes))
 

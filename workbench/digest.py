@@ -23,7 +23,7 @@ from .run import Run
 from .summary import exact_match, train_seconds
 
 FILE = "digest.json"
-FORMAT = 1  # of the file; another one is written anew
+FORMAT = 2  # of the file; another one is written anew
 POINTS = 40  # of a loss curve that is one line of text high
 UNREADABLE = "unreadable"
 #: What a short line tells first of the settings that were changed, and what it leaves out.
@@ -57,6 +57,7 @@ class Digest:
     alive: bool = False
     model: str = ""
     changed: Mapping[str, Any] = field(default_factory=dict)
+    steered: Sequence[str] = ()
     problem: str = ""
 
     @property
@@ -194,6 +195,11 @@ def _of_history(history: History, **beside: Any) -> Digest:
         on_gpu=on_gpu,
         trainable=history.model.get("trainable"),
         adapter=bool(history.adapter),
+        steered=[
+            c["text"]
+            for c in history.commands
+            if c["do"] == "change" and c.get("text") and c["taken"]
+        ],
         **beside,
     )
 

@@ -215,7 +215,7 @@ class History:
             "warning": self.warnings.append,
             "error": self.errors.append,
             "data": self.data.update,
-            "model": self.model.update,
+            "model": self._take_model,
             "adapter": self.adapter.update,
         }
         take = into.get(event["kind"])
@@ -227,6 +227,11 @@ class History:
         self.phases.append(event)
         if self.state == "preparing":  # a worker before this one may have been killed in mid-answer
             self.partial.clear()
+
+    def _take_model(self, event: dict[str, Any]) -> None:
+        # a worker that only answers trains nothing: what the run trained stands
+        trainable = event["trainable"] or self.model.get("trainable", 0)
+        self.model.update(event | {"trainable": trainable})
 
     def _take_step(self, event: dict[str, Any]) -> None:
         _replace_from_step(self.steps, event)

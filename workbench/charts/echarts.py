@@ -24,7 +24,7 @@ BLOCK = TITLE + LEGEND + GRID + AXIS
 #: Where grids lie, from the left and from the right, for one column and for two, and how wide their legends may be.
 SIDES: dict[int, Sequence[tuple[Any, Any]]] = {1: ((62, 68),), 2: ((62, "53%"), ("57%", 68))}
 LEGEND_WIDTHS = {1: ("88%",), 2: ("45%", "40%")}
-HAPPENED_WIDTH = {1: "60%", 2: "32%"}
+HAPPENED_WIDTH = {1: "60%", 2: "34%"}
 LEAST_WIDTH = {1: 380, 2: 640}  # pixels, below which the page scrolls sideways
 DIGITS = {"x": 6, "y": 4}  # of a number on its way to the page
 DASHES: dict[str, Any] = {
@@ -41,6 +41,8 @@ FUNCTION, MODEL = (
 )  # texts that begin so are no texts to the page
 SMALL = {"fontSize": 11}
 FEW = 4  # names that stand in a legend's line side by side
+FEW_MARKS = 2  # beside a chart's title
+WIDE = 5  # steps from which on an axis has labels besides those of its ends
 LEGENDS = {
     "padding": 0, "itemGap": 8, "itemHeight": 9, "textStyle": SMALL, "pageIconSize": 9,
     "pageIconColor": LINES[3], "pageIconInactiveColor": f"{LINES[3]}55", "pageTextStyle": SMALL | {"color": LINES[3]},
@@ -69,13 +71,17 @@ def option(
             {
                 "id": f"zoom {name}", "type": "inside", "xAxisIndex": same,
                 "zoomOnMouseWheel": "ctrl", "moveOnMouseWheel": False, "moveOnMouseMove": "shift",
+                "filterMode": "none",  # else a line ends at its last point before the border
             }
             for name, same in alike.items()
         ],
         "toolbox": {
             "right": 16, "itemSize": 14,
             "feature": {
-                "dataZoom": {"yAxisIndex": "none", "title": {"zoom": "zoom into a box", "back": "undo the zoom"}},
+                "dataZoom": {
+                    "yAxisIndex": "none", "filterMode": "none",
+                    "title": {"zoom": "zoom into a box", "back": "undo the zoom"},
+                },
                 "restore": {"title": "show all"},
                 "saveAsImage": {"name": "run", "title": "save as a picture"},
             },
@@ -120,6 +126,10 @@ def _add_frame(parts: dict[str, list[Any]], chart: Chart, number: int, columns: 
         "id": f"happened {chart.title}", "data": [{"name": NAMES[kind]} for kind in _kinds(chart)],
         "right": right, "top": top + 1, "width": HAPPENED_WIDTH[columns], "itemWidth": 9, "show": chart.marked,
     }  # fmt: skip
+    many = (
+        len(_kinds(chart)) > FEW_MARKS
+    )  # side by side in any width: a second line would lie on the lines' names
+    happened["type"] = "scroll" if many else "plain"
     parts["legend"] += [LEGENDS | lines, LEGENDS | happened]
     grid = {"left": left, "right": right, "top": top + TITLE + LEGEND, "height": GRID}
     parts["grid"].append({"id": f"grid {chart.title}"} | grid)
@@ -152,6 +162,8 @@ def _add_lines(parts: dict[str, list[Any]], chart: Chart, number: int, logarithm
             chosen[line.label] = range(len(line.xs))
         made = _line(chart, line, number, first + line.axis)
         made["data"] = _points(line, chosen[line.label], positive=logarithmic)
+        if len(made["data"]) == 1 and made["symbol"] == "none":
+            made |= {"symbol": "circle", "symbolSize": 5}  # one point is no line yet
         parts["series"].append(made)
     parts["series"] += _marks(chart, number, first + 2)
 
@@ -183,10 +195,11 @@ def _x_axis(chart: Chart, number: int) -> dict[str, Any]:
         )
     units = "" if chart.y2_label else f", {chart.y_label}"
     said = {"precision": 0 if steps else 2, "formatter": f"{chart.x_label} {{value}}{units}"}
+    ends = not steps or most - least < WIDE  # a zoomed axis would end at step 4.824
     return {
         "id": f"x {chart.title}", "type": "value", "gridIndex": number, "min": least, "max": most,
         "name": chart.x_label, "nameLocation": "middle", "nameGap": 24, "nameTextStyle": SMALL,
-        "axisLabel": SMALL | {"hideOverlap": True}, "splitLine": {"show": False},
+        "axisLabel": SMALL | {"hideOverlap": True, "showMinLabel": ends, "showMaxLabel": ends}, "splitLine": {"show": False},
         "minInterval": 1 if steps else 0, "axisPointer": {"label": said},
     }  # fmt: skip
 
@@ -225,9 +238,10 @@ def _line(chart: Chart, line: Series, x: int, y: int) -> dict[str, Any]:
     if line.style == "points":
         made |= {"symbol": "circle", "symbolSize": 5, "tooltip": {"trigger": "item"}}
     if line.style == "best":
-        right = line.xs[0] - chart.x_begin > 0.7 * (chart.x_end - chart.x_begin)
+        room, along = chart.x_end - chart.x_begin, line.xs[0] - chart.x_begin
+        align = "right" if along > 0.7 * room else "left" if along < room / 3 else "center"
         label = {"show": True, "position": "top", "formatter": f"best {line.value}"} | SMALL
-        label |= {"align": "right" if right else "center"}
+        label |= {"align": align, "padding": 2, "backgroundColor": "rgba(128,128,128,0.2)"}
         ring = {"color": "transparent", "borderColor": colour, "borderWidth": 2}
         made |= {"symbol": "circle", "symbolSize": 11, "itemStyle": ring, "z": 5, "label": label}
         made |= {"tooltip": {"trigger": "none"}, "silent": True}
@@ -263,7 +277,7 @@ def _marks(chart: Chart, x: int, y: int) -> list[dict[str, Any]]:
         made.append(
             {
                 "id": f"{chart.title} marks {kind}", "name": NAMES[kind], "type": "scatter", "xAxisIndex": x,
-                "yAxisIndex": y, "symbol": SYMBOLS[kind], "symbolSize": 8, "clip": False,
+                "yAxisIndex": y, "symbol": SYMBOLS[kind], "symbolSize": 8, "clip": True,
                 "symbolOffset": [0, -15 if kind == "checkpoint" else -6],
                 "itemStyle": {"color": LINES[3]}, "data": [_mark(mark) for mark in mine], "markLine": lines,
                 "tooltip": {"trigger": "item", "formatter": "{b}"},

@@ -26,7 +26,8 @@ COLUMNS = 1000  # to which a line is thinned: more than pixels, less than a larg
 WIDTH, HEIGHT, HEAD = 4.8, 3.2, 0.5  # inches of one chart, and of the words above all
 LEFT, RIGHT, ABOVE, BELOW = 0.68, 0.78, 0.95, 0.45  # inches around a chart's plot
 MARKERS = "soD^vP"  # of points, by colour: several runs are told apart by them too
-LEGEND_ROW = 11  # points
+LEGEND_ROW, LEGEND_GAP = 11, 15  # points: of a legend's row, and between the plot and the legend
+LINE = 0.16  # inches of a line of the words above all
 #: Shapes of marks, by kind, as in the live form.
 SHAPES = {"sample": "^", "checkpoint": "D", "change": "o", "pause": "s", "resume": ">", "stop": "X"}
 
@@ -46,19 +47,21 @@ def figure(
     from matplotlib.figure import Figure
 
     charts = live_charts(history, show)
-    head = HEAD if title else 0
-    width, height = WIDTH * columns, head + HEIGHT * -(-len(charts) // columns)
+    text = textwrap.fill(title, 62 * columns)
+    head = max(HEAD, 0.18 + LINE * len(text.splitlines())) if title else 0
+    above = max(ABOVE, *(_inches_above(chart) for chart in charts))
+    block = HEIGHT + above - ABOVE  # a long legend takes no room from the plot
+    width, height = WIDTH * columns, head + block * -(-len(charts) // columns)
     made = Figure(figsize=(width, height), facecolor="white")
     for number, chart in enumerate(
         charts
     ):  # in fixed places: a layout engine takes most of the time
         row, column = divmod(number, columns)
-        low = height - head - HEIGHT * (row + 1) + BELOW
+        low = height - head - block * (row + 1) + BELOW
         place = (WIDTH * column + LEFT, low, WIDTH - LEFT - RIGHT, HEIGHT - ABOVE - BELOW)
         axes = made.add_axes([x / (width, height)[i % 2] for i, x in enumerate(place)])
         _draw(axes, chart, logarithmic and chart.may_log)
     if title:
-        text = textwrap.fill(title, 62 * columns)
         made.suptitle(text, fontsize=9, x=LEFT / width, y=1 - 0.08 / height, ha="left", va="top")
     return made
 
@@ -145,12 +148,17 @@ def _draw(axes: "Axes", chart: Chart, logarithmic: bool) -> None:
             low = line
         elif line.style == "high" and low is not None:
             axes.fill_between(
-                line.xs, low.ys, line.ys, color=_colour(line), alpha=0.13, linewidth=0, label="gap"
+                line.xs,
+                low.ys,
+                line.ys,
+                color=_colour(line),
+                alpha=0.13,
+                linewidth=0,
+                label=_name(line),
             )
         else:
             where = right if line.axis and right is not None else axes
-            name = _text(f"{line.label} {line.value}".strip())
-            where.plot(*decimated(line.xs, line.ys, COLUMNS), label=name, **_style(line))
+            where.plot(*decimated(line.xs, line.ys, COLUMNS), label=_name(line), **_style(line))
     _draw_marks(axes, chart)
     axes.set_xlabel(chart.x_label, fontsize=9)
     axes.set_ylabel(chart.y_label, fontsize=9)
@@ -172,20 +180,37 @@ def _draw(axes: "Axes", chart: Chart, logarithmic: bool) -> None:
     if not chart.series:
         axes.text(0.5, 0.5, chart.empty, ha="center", transform=axes.transAxes)
     rows = _add_legend(axes, right)
-    axes.set_title(chart.title, loc="left", fontsize=11, pad=15 + LEGEND_ROW * rows)
+    axes.set_title(chart.title, loc="left", fontsize=11, pad=LEGEND_GAP + LEGEND_ROW * rows)
 
 
 def _add_legend(axes: "Axes", right: "Axes | None") -> int:
     """Above the plot, where it hides nothing and need not look for a place; returns its rows."""
     drawn = [side.get_legend_handles_labels() for side in filter(None, (axes, right))]
     handles, labels = (list(chain(*part)) for part in zip(*drawn, strict=True))
-    columns = 2 if max(map(len, labels), default=0) > 16 else 3
+    columns = _legend_columns(labels)
     if labels:
         axes.legend(
             handles, labels, frameon=False, fontsize=7, ncols=columns, loc="lower left",
             bbox_to_anchor=(0, 1.05), borderpad=0, borderaxespad=0, labelspacing=0.3,
         )  # fmt: skip
     return -(-len(labels) // columns)
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    return 2 if max(map(len, labels), default=0) > 16 else 3
+
+
+def _inches_above(chart: Chart) -> float:
+    """What a chart's title and legend take above its plot."""
+    names = [_name(line) for line in chart.series if line.style != "low"]
+    names += [NAMES[kind] for kind in dict.fromkeys(mark.kind for mark in chart.marks)]
+    rows = -(-len(names) // _legend_columns(names))
+    return (LEGEND_GAP + LEGEND_ROW * rows + 15) / 72  # and its title's height
+
+
+def _name(line: Series) -> str:
+    """What a line is called in a legend."""
+    return "gap" if line.style == "high" else _text(f"{line.label} {line.value}".strip())
 
 
 def _text(name: str) -> str:
@@ -222,4 +247,5 @@ def _style(line: Series) -> dict[str, Any]:
         "best": ring,
         "run": dots | {"markevery": 0.25},
     }
-    return {"color": _colour(line), **styles.get(line.style, {})}
+    dot = {"marker": "o", "markersize": 4} if len(line.xs) == 1 else {}  # one point is no line yet
+    return {"color": _colour(line), **dot, **styles.get(line.style, {})}

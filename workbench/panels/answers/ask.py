@@ -49,14 +49,20 @@ class AskBox(widgets.VBox):
     def __init__(
         self, run: Run, banner: Banner, *, reopen: Callable[[], Any] | None = None
     ) -> None:
-        """`reopen` loads the model again once the worker has ended, `run.reopen` if it is not given."""
-        self._run, self._banner, self._reopen = run, banner, reopen or run.reopen
+        """`reopen` loads the model again once the worker has ended, `run.reopen` if it is not given.
+
+        What is wrong with a question stands above the box's own button; `banner` tells of trouble in reading the run.
+        """
+        self._run, self._reopen = run, reopen or run.reopen
+        self._banner, self._reading = Banner(), banner
         self._wishes: list[Wish] = []
         self._lost: set[str] = set()
         self._seen: tuple[Any, ...] = ()
         self._task: asyncio.Task | None = None
         self.turns: list[Turn] = []
-        self._make_controls(_samples_of(run, banner))
+        recipe = _recipe_of(run, self._banner)
+        self._fits = recipe.model.max_length
+        self._make_controls(recipe.samples)
         self._note, self._code, self._newest, self._earlier = (widgets.HTML() for _ in range(4))
         self._rendered = widgets.HTML()
         says = "the text that the model was given, with its special tokens"
@@ -65,7 +71,7 @@ class AskBox(widgets.VBox):
         how = widgets.HBox([self.temperature, self.longest, self.base], layout={**wrap})
         act = widgets.HBox([self.ask, self.load, self._note], layout={**wrap})
         answer = [self._newest, self.exact.button, self._rendered, self._earlier]
-        super().__init__([self.prompt, self.system, how, self._code, act, *answer])
+        super().__init__([self.prompt, self.system, how, self._code, self._banner, act, *answer])
         self.add_class("wb-ask")
         self._listen()
         self._say_code()
@@ -104,8 +110,8 @@ class AskBox(widgets.VBox):
             value=samples.temperature, step=0.1,
         )  # fmt: skip
         self.longest = described(
-            widgets.IntText, "Longest (tokens)", tip("samples.max_new_tokens"), "ask-longest",
-            value=samples.max_new_tokens,
+            widgets.FloatText, "Longest (tokens)", tip("samples.max_new_tokens"), "ask-longest",
+            value=samples.max_new_tokens, step=1,
         )  # fmt: skip
         self.base = described(
             widgets.Checkbox, "Also ask the base model",
@@ -135,7 +141,8 @@ class AskBox(widgets.VBox):
                 ids[adapter] = self._run.ask(prompt, adapter=adapter, **how)
         finally:  # where only the first was asked, its answer comes nevertheless
             if ids:
-                asked = Wish(time.time(), prompt, how.get("system"), ids)
+                bounds = (how["max_new_tokens"], self._fits)
+                asked = Wish(time.time(), prompt, how.get("system"), ids, *bounds)
                 self._wishes = [*self._wishes, asked][-REMEMBERED:]
                 self.follow(self._run.history)
                 self._watch()
@@ -148,7 +155,11 @@ class AskBox(widgets.VBox):
         self._watch()
 
     def _how(self) -> dict[str, Any]:
-        how = {"temperature": self.temperature.value, "max_new_tokens": self.longest.value}
+        longest = (
+            self.longest.value
+        )  # a field for whole numbers would drop "." and "e" without a word
+        longest = int(longest) if longest.is_integer() else longest
+        how = {"temperature": self.temperature.value, "max_new_tokens": longest}
         return how | ({"system": self.system.value} if self.system.value else {})
 
     def _say_code(self) -> None:
@@ -195,7 +206,7 @@ class AskBox(widgets.VBox):
             self._task = task_of_the_kernel(self._follow())
 
     async def _follow(self) -> None:
-        look = guarded(self._banner, self._look)
+        look = guarded(self._reading, self._look)
         while self.comm is not None and self._is_busy():  # a closed widget has no comm
             await asyncio.sleep(POLL_SECONDS)
             look()
@@ -268,8 +279,8 @@ class _Name(str):
         return str(self)
 
 
-def _samples_of(run: Run, banner: Banner) -> Any:
-    """How the run asks its own prompts; the defaults where its recipe cannot be read."""
+def _recipe_of(run: Run, banner: Banner) -> Recipe:
+    """The run's recipe with the system prompt that its own prompts get; the defaults where it cannot be read."""
     try:
         recipe = run.recipe
     except WorkbenchError as error:
@@ -277,7 +288,9 @@ def _samples_of(run: Run, banner: Banner) -> Any:
         banner.show(pages.message("note", fact, details=visible(str(error))))
         recipe = Recipe()
     system = recipe.samples.system or recipe.data.system
-    return recipe.samples.model_copy(update={"system": system})
+    return recipe.model_copy(
+        update={"samples": recipe.samples.model_copy(update={"system": system})}
+    )
 
 
 def _has_ended(run: Run, history: History) -> bool:

@@ -14,6 +14,7 @@ from . import quoted
 
 KEPT = 5  # questions that are shown
 IN_TEXT = 400  # characters of a question or an answer where there is only text
+ENDING = 10  # seconds within which an end of the run, asked for while a model answers, is told after its answer
 _NAMES = {True: "Tuned (adapter on)", False: "Base model (adapter off)"}
 _COLUMNS = "display:flex;flex-wrap:wrap;gap:6px 20px"
 _SIDE = "flex:1 1 260px;min-width:0;line-height:1.45"
@@ -21,20 +22,34 @@ _TEXT = "white-space:pre-wrap;overflow-wrap:anywhere"
 
 
 class Wish(NamedTuple):
-    """A question as it was asked: when (seconds since 1970), and its commands' ids by whether the adapter is on."""
+    """A question as it was asked: when (seconds since 1970), and its commands' ids by whether the adapter is on.
+
+    `longest` is how many tokens an answer may have, `fits` how many together with its prompt; None where not known.
+    """
 
     t: float
     prompt: str
     system: str | None
     ids: dict[bool, str]
+    longest: int | None = None
+    fits: int | None = None
 
 
 class Side(NamedTuple):
-    """What there is of one model's answer: the sample, or the text so far, or why there will be none."""
+    """What there is of one model's answer: the sample, or the text so far, or why there will be none.
+
+    `kept` is the step of the adapter that answered if it had been put back, `fits` the bound that cut the answer.
+    """
 
     sample: Sample | None = None
     partial: str | None = None
     refused: str = ""
+    kept: int | None = None
+    fits: int | None = None
+
+    @property
+    def flags(self) -> list[answers.Flag]:
+        return answers.flags(self.sample, fits=self.fits) if self.sample else []
 
 
 class Turn(NamedTuple):
@@ -58,7 +73,10 @@ def turns(history: History, wishes: Sequence[Wish], lost: Collection[str]) -> li
     `lost` are the ids of commands whose worker ended before it answered.
     """
     own = {command for wish in wishes for command in wish.ids.values()}
-    found = [_told(asked) for asked in answers.asked(history.samples) if not _ids(asked) & own]
+    kept = answers.kept(history)
+    found = [
+        _told(asked, kept) for asked in answers.asked(history.samples) if not _ids(asked) & own
+    ]
     if wishes:
         samples = {s["sample"]: s for s in history.samples if s["sample"] in own}
         refused = {c["id"]: c["text"] for c in history.commands if not c["taken"]}
@@ -105,16 +123,20 @@ def text(shown: Iterable[Turn]) -> str:
     for turn in shown:
         lines.append(f"Asked: {_line(turn.prompt or 'elsewhere')}")
         for adapter, side in turn.sides.items():
-            flags = [flag.text for flag in answers.flags(side.sample)] if side.sample else []
+            flags = [flag.text for flag in side.flags]
             told = f" [{', '.join(flags)}]" if flags else ""
             said = side.sample["text"] if side.sample else side.refused or side.partial or "..."
             lines.append(f"  {'tuned' if adapter else 'base'}: {_line(said)}{told}")
     return "\n".join(lines)
 
 
-def _told(asked: answers.Asked) -> Turn:
+def _told(asked: answers.Asked, kept: answers.Kept | None) -> Turn:
     found = {True: asked.tuned, False: asked.base}
-    sides = {adapter: Side(sample) for adapter, sample in found.items() if sample}
+    sides = {
+        adapter: Side(sample, kept=kept.behind(sample) if kept else None)
+        for adapter, sample in found.items()
+        if sample
+    }
     when = max(side.sample.get("t", 0.0) for side in sides.values())
     return Turn(when, str(asked.prompt), asked.system, sides)
 
@@ -126,11 +148,22 @@ def _ids(asked: answers.Asked) -> set[str]:
 def _wished(
     wish: Wish, history: History, samples: Mapping[str, Sample], refused: Mapping[str, str]
 ) -> Turn:
-    sides = {
-        adapter: Side(samples.get(id), history.partial.get(id), refused.get(id, ""))
-        for adapter, id in wish.ids.items()
-    }
+    kept, sides = answers.kept(history), {}
+    for adapter, id in wish.ids.items():
+        sides[adapter] = side = Side(samples.get(id), history.partial.get(id), refused.get(id, ""))
+        if side.sample:
+            step = kept.behind(side.sample) if kept else None
+            sides[adapter] = side._replace(kept=step, fits=_bound(wish, side.sample, history))
     return Turn(wish.t, wish.prompt, wish.system, sides)
+
+
+def _bound(wish: Wish, sample: Sample, history: History) -> int | None:
+    """How many tokens prompt and answer may have together, if the answer ends there: it has fewer than were allowed."""
+    if wish.longest is None or (sample.get("tokens") or wish.longest) >= wish.longest:
+        return None
+    ends = (c["t"] for c in history.commands if c["do"] in ("stop", "cancel", "close"))
+    by_an_end = any(0 <= t - sample["t"] < ENDING for t in ends)
+    return None if by_an_end else wish.fits
 
 
 def _question(turn: Turn, limit: int) -> str:
@@ -144,17 +177,27 @@ def _question(turn: Turn, limit: int) -> str:
 
 
 def _side(adapter: bool, side: Side, limit: int, *, alone: bool) -> str:
-    name = "" if alone else f'<div style="{pages.MUTED};font-size:12px">{_NAMES[adapter]}</div>'
+    name = (
+        "" if alone else f'<div style="{pages.MUTED};font-size:12px">{_name(adapter, side)}</div>'
+    )
     if side.sample is not None:
         answer = quoted.html(side.sample["text"], limit)
         below = f'<div style="{pages.MUTED};font-size:12px">{quoted.pace(side.sample)}</div>'
-        chips = quoted.chips(answers.flags(side.sample))
+        chips = quoted.chips(side.flags)
         return f'{name}<div style="{_TEXT}">{answer}</div>{chips}{below}'
     if side.refused:
         return name + pages.message("error", answers.shown(side.refused, quoted.SHORT).text)
     if side.partial:
         return f'{name}<div style="{_TEXT}">{quoted.ending(side.partial, limit)}&#9612;</div>'
     return f'{name}<div style="{pages.MUTED}">waiting &#8230;</div>'
+
+
+def _name(adapter: bool, side: Side) -> str:
+    """Whose answer it is; of a tuned model's also after how many steps."""
+    step = side.sample.get("step") if side.sample else None
+    if not adapter or step is None:
+        return _NAMES[adapter]
+    return f"Tuned, step {step:,}" if side.kept is None else f"Tuned, step {side.kept:,} (kept)"
 
 
 def _line(text: str) -> str:

@@ -4,7 +4,10 @@ Knows no widgets: the tables stay readable in a saved notebook. The answers at e
 """
 
 import asyncio
+import math
+from collections.abc import Collection, Mapping
 from html import escape
+from typing import Any
 
 from ... import answers
 from ...answers import Sample
@@ -67,10 +70,36 @@ def compare_samples(run: Run) -> pages.Page:
         said = map(_said, (pair.before, pair.after), texts)
         rows.append((quoted.html(pair.asked), quoted.html(pair.expected or ""), *said))
     scores = [_score_text(run.history, adapter=adapter) for adapter in (False, True)]
-    text = " ".join(filter(None, scores)) or f"{len(pairs)} prompts, before and after."
-    step = max((pair.after["step"] for pair in pairs if pair.after), default=0)
-    head = ("Asked", "Expected", "Before", f"After {step:,} steps")
+    told = " ".join(filter(None, scores)) or f"{len(pairs)} prompts, before and after."
+    newest = max((pair.after for pair in pairs if pair.after), key=_step, default=None)
+    when, step = _when(run.history, newest) if newest else ("After training", None)
+    own = unasked(run.history, set() if step is None else {step}) if pairs else ""
+    text = f"{told} {own}".strip()
+    head = ("Asked", "Expected", "Before", when)
     return pages.Page(pages.table(head, rows, caption=text), text)
+
+
+def _step(sample: Sample) -> int:
+    return sample["step"]
+
+
+def _when(history: History, said: Mapping[str, Any]) -> tuple[str, int]:
+    """After how many steps the adapter behind a sample or a score was left, in words and as a number."""
+    own = answers.kept(history)
+    step = own.behind(said) if own else None
+    if step is None:
+        return f"After {said['step']:,} steps", said["step"]
+    return f"After {step:,} steps (kept)", step
+
+
+def unasked(history: History, steps: Collection[int]) -> str:
+    """That the answers, which are of these steps' adapters, are not the kept one's; "" where they are, or may yet be."""
+    own = answers.kept(history)
+    if own is None or not history.over or own.until < math.inf or own.step in steps:
+        return ""
+    fact = f"The kept adapter is that of step {own.step:,}; "
+    fact += f"these answers are of step {max(steps):,}" if steps else "it was not asked"
+    return f"{fact}. Press Sample now, or ask it, to see its own."
 
 
 def _text(sample: Sample | None) -> str:
@@ -92,11 +121,26 @@ def _asked_before(history: History) -> bool:
 def _score_text(history: History, *, adapter: bool) -> str:
     score = exact_match(history, adapter=adapter)
     if score is None:
-        return ""
-    when = f"After {score['step']:,} steps" if adapter else "Before training"
+        before = exact_match(history, adapter=False)
+        return (
+            "Not scored after training: the run was stopped."
+            if before and _stopped(history)
+            else ""
+        )
+    when = _when(history, score)[0] if adapter else "Before training"
     share = score["correct"] / score["rows"]
     return (
         f"{when}: {score['correct']:,} of {score['rows']:,} held-out answers exact ({share:.1%})."
+    )
+
+
+def _stopped(history: History) -> bool:
+    """Whether the last training ended because it was stopped."""
+    states = [phase["state"] for phase in history.phases]
+    return (
+        "stopped" in states[len(states) - states[::-1].index("training") :]
+        if "training" in states
+        else False
     )
 
 

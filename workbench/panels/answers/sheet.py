@@ -13,14 +13,15 @@ from ...answers import FEW, Column, Columns, Prompt, Sample
 from ...events import History
 from ...problems import Problem, RunError
 from ...run import Run
+from ...summary import exact_match
 from .. import pages
 from ..banner import Banner, guarded, status_html
 from ..buttons import button
 from ..controls import described
 from . import quoted
+from .samples import unasked
 
 IN_TEXT = 160  # characters of an answer where there is only text
-NOW = 160  # characters that are seen of an answer while it is being written
 _CHOICES = {
     "spread": f"first to last ({FEW})",
     "all": "all",
@@ -50,28 +51,29 @@ class SampleSheet(widgets.VBox):
         """`banner` is where trouble is told; without one the sheet has its own."""
         self.first = 1
         self._history: History | None = None
+        self._seen: tuple[object, ...] = ()
         self._taken = 0
         self._drawn: Drawn = {}
         self.banner = banner or Banner()
         self._make_controls()
-        self._about, self._code, self._table, self._now = (widgets.HTML() for _ in range(4))
-        self._now.layout.height = "24px"  # kept free, so that nothing below moves
+        self._about, self._code, self._table = (widgets.HTML() for _ in range(3))
         wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
         self._controls = widgets.HBox([self.columns, self._pages, self._code], layout=wrap)
         own = [] if banner else [self.banner]
-        super().__init__([*own, self._about, self._table, self._controls, self._now])
+        super().__init__([*own, self._about, self._table, self._controls])
         self.add_class("wb-samples")
         self._draw()
 
     def follow(self, history: History) -> None:
-        """Shows the answers of a run; draws only when there are new ones."""
+        """Shows the answers of a run; draws only when there are new ones, or a new score, or another adapter is kept."""
         if history is not self._history:
             self._history, self._taken, self._drawn = history, 0, {}
         new = history.samples[self._taken :]
         self._taken += len(new)
-        if any(answers.placed(sample["sample"]) for sample in new):
+        seen = (len(history.scores), answers.kept(history), history.over)
+        if seen != self._seen or any(answers.placed(sample["sample"]) for sample in new):
+            self._seen = seen
             self._draw()
-        self._now.value = _being_written(history)
 
     def _make_controls(self) -> None:
         self.columns = described(
@@ -104,7 +106,7 @@ class SampleSheet(widgets.VBox):
         columns = answers.columns(rows)
         shown = answers.chosen(columns, self.columns.value)
         last = self.first + len(page) - 1
-        self._about.value = pages.heading("Answers", _about(columns, shown))
+        self._about.value = _heading(self._history, columns, shown)
         before = self._drawn
         self._drawn = {}  # what is not shown any more is let go
         self._table.value = _table(page, shown, before, self._drawn)
@@ -129,7 +131,7 @@ def sheet_page(run: Run, *, columns: Columns = "spread", first: int = 1) -> page
     rows = answers.prompts(run.history)
     page, all_columns = _from(rows, first), answers.columns(rows)
     shown = answers.chosen(all_columns, columns)
-    html = pages.heading("Answers", _about(all_columns, shown)) + _table(page, shown, {}, {})
+    html = _heading(run.history, all_columns, shown) + _table(page, shown, {}, {})
     return pages.Page(html, _text(page, shown))
 
 
@@ -143,12 +145,32 @@ def _from(rows: Sequence[Prompt], first: int) -> Sequence[Prompt]:
     return rows[max(0, min(first, len(rows)) - 1) :][:FEW]
 
 
-def _about(columns: Sequence[Column], shown: Sequence[Column]) -> str:
-    if not columns:
-        return "none yet"
-    count = f"{len(columns):,} checkpoint{'s'[: len(columns) > 1]}"
-    some = f", {len(shown):,} of them shown" if len(shown) < len(columns) else ""
-    return f"{count}{some}. {_MARKING if len(shown) > 1 else ''}".strip()
+def _heading(history: History | None, columns: Sequence[Column], shown: Sequence[Column]) -> str:
+    if history is None or not columns:
+        return pages.heading("Answers", "none yet")
+    count = len({column.step for column in columns})
+    some = (
+        f", {len(shown):,} columns of {len(columns):,} shown" if len(shown) < len(columns) else ""
+    )
+    said = f"asked at {count:,} step{'s'[: count > 1]}{some}."
+    marking = _MARKING if len(shown) > 1 else ""
+    steps = {
+        column.step if column.kept is None else column.kept for column in columns if column.adapter
+    }
+    parts = (said, _scored(history), marking, unasked(history, steps))
+    return pages.heading("Answers", " ".join(filter(None, parts)))
+
+
+def _scored(history: History) -> str:
+    """How many held-out answers were exactly right before and after training; "" where none was scored."""
+    kept, parts = answers.kept(history), []
+    for adapter in (False, True):
+        if score := exact_match(history, adapter=adapter):
+            step = kept.behind(score) if kept else None
+            when = "after" if adapter else "before"
+            own = "" if step is None else f" (step {step:,}, kept)"
+            parts.append(f"{score['correct']:,} of {score['rows']:,} {when}{own}")
+    return f"Exact match {', '.join(parts)}." if parts else ""
 
 
 def _table(
@@ -196,15 +218,6 @@ def _answer(before: Sample | None, sample: Sample) -> str:
     else:
         _, text = quoted.marked(before["text"], sample["text"])
     return text + quoted.verdict(sample, crossed=False)
-
-
-def _being_written(history: History) -> str:
-    """The end of an answer that is being written, in one line; a worker that has ended writes no more."""
-    if history.state in ("failed", "closed") or not history.partial:
-        return ""
-    text = " ".join(next(reversed(history.partial.values()))[-NOW:].split())
-    line = "line-height:20px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis"
-    return f'<div style="{line}">{quoted.chip("now")}{quoted.plain(text, NOW)}</div>'
 
 
 def _text(rows: Sequence[Prompt], columns: Sequence[Column]) -> str:

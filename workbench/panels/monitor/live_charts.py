@@ -106,6 +106,8 @@ class LiveCharts(widgets.VBox):
         self.code.value = pages.code(self._line())
         if self._history is not None:
             self.follow(self._history, now=True)
+        if self.plot is not None and self._drawn:  # what was zoomed into is not what is shown now
+            self.plot.dispatchAction({"type": "dataZoom", "start": 0, "end": 100})
 
     def _line(self) -> str:
         """The Python that draws the same as a still image."""
