@@ -5,7 +5,7 @@ import math
 import pytest
 from made_history import made
 
-from workbench.alarm import KINDS, LOOKS, WINDOW, _windows, alarms
+from workbench.alarm import KINDS, LOOKS, SHORT, WINDOW, _windows, alarms
 from workbench.events import History
 
 GIB = 2**30
@@ -85,14 +85,28 @@ def test_what_was_kept_before_the_loss_was_lost_is_still_good(log):
 def test_a_loss_that_explodes_and_comes_back(log, low):
     log.steps(1, 12.0)  # the first steps of an untrained model are no explosion
     log.steps(60, low)
-    log.steps(WINDOW // 4, low + 9)  # nor is a handful of hard batches
+    log.steps(2, low + 9)  # nor are two hard batches
     assert "exploding" not in log.found()
-    log.steps(WINDOW, low + 3)
+    log.steps(SHORT, low + 3)
     alarm = log.found()["exploding"]
     assert f"{low + 3:.3g}" in alarm.text and f"{low:.3g}" in alarm.text
     assert "learning rate" in alarm.cure
     log.steps(WINDOW, low)
     assert "exploding" not in log.found()
+
+
+def test_a_loss_that_explodes_early_is_told_by_what_it_was_down_to_for_a_moment(log):
+    for loss in (5.4, 5.0, 4.6, 4.0, 3.4, 2.8, 2.2, 1.8, 1.5, 1.3, 1.25, 1.2, 1.2, 1.2, 1.2):
+        log.steps(1, loss)
+    assert "exploding" not in log.found()
+    log.steps(SHORT, 4.1)
+    assert "exploding" in log.found()
+
+
+def test_losses_that_jump_from_row_to_row_are_no_explosion(log):
+    for number in range(100):
+        log.steps(1, 0.6 if number % 3 else 2.9)
+        assert "exploding" not in log.found()
 
 
 def test_overfitting_batches_and_a_slow_start_are_no_explosion(log):

@@ -6,6 +6,7 @@ Reads a History. Looks at windows of it, so that it can be asked at each redraw;
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -18,11 +19,15 @@ KINDS = ("nan", "exploding", "no_trained_tokens", "rising", "memory", "slower", 
 WINDOW = (
     20  # steps: what History.speed looks back on, and enough that one odd batch moves no median
 )
+SHORT = 5  # steps by which a loss is judged: three bad ones of them are no odd batch, and it is told at once
 LOOKS = 64  # windows of the past that are looked at, evenly: the cost is the same for 1,000 and for 100,000 steps
 # Nats above the lowest median loss: each token of an answer has become e times less likely. A fine-tune begins at
 # 1 to 3 nats and its batches differ by tenths, so that neither overfitting nor a hard batch goes so far.
 EXPLODED_NATS = 1.0
 EXPLODED_SHARE = 0.5  # and so much of the lowest: a base model that knows little begins near ln(vocabulary), 10 to 12
+EXPLODED_NOISE = (
+    3.0  # times by how much the steps before differed: with one row at once losses jump by a nat
+)
 # Evaluations in a row above the best: of one alone, one in two would be chance once the loss is level.
 RISEN = 2
 SLOWED = 0.6  # of the best sustained speed: rows of other lengths change it by a fifth, a second program by half
@@ -86,14 +91,17 @@ def _nan(history: History, keep: str) -> Iterator[Alarm]:
 
 
 def _exploding(history: History) -> Iterator[Alarm]:
-    losses = [_median_loss(window) for window in _windows(history.steps)]
-    numbers = [loss for loss in losses if loss is not None]
+    """Compares the last steps with the lowest that the loss had been down to, in training or held out."""
+    losses = [_median_loss(window) for window in _windows(history.steps, size=SHORT)]
     if len(losses) < 2 or losses[-1] is None:
         return
+    best = history.best_eval
+    numbers = [loss for loss in losses if loss is not None] + ([best["loss"]] if best else [])
     now, lowest = losses[-1], min(numbers)
-    if now - lowest < max(EXPLODED_NATS, EXPLODED_SHARE * lowest):
+    noise = _noise(history.steps[-2 * WINDOW - SHORT : -SHORT])
+    if now - lowest < max(EXPLODED_NATS, EXPLODED_SHARE * lowest, EXPLODED_NOISE * noise):
         return
-    text = f"The loss has risen to {now:.3g} over the last {WINDOW} steps; it had been down at {lowest:.3g}."
+    text = f"The loss has risen to {now:.3g} over the last {SHORT} steps; it had been down at {lowest:.3g}."
     cure = "Lower the learning rate, now or in a new run; if it does not fall again, cancel."
     yield Alarm("exploding", "error", text, cure)
 
@@ -186,20 +194,29 @@ def _throttled(history: History) -> Iterator[Alarm]:
         yield Alarm("throttled", "warning", text, cure)
 
 
-def _windows(steps: Sequence[Any], first: int = 0) -> Iterator[Sequence[Any]]:
-    """Whole windows of the steps from number `first` on, at most LOOKS of the past and then the last one.
+def _windows(
+    steps: Sequence[Any], first: int = 0, *, size: int = WINDOW
+) -> Iterator[Sequence[Any]]:
+    """Whole windows of `size` steps from number `first` on, at most LOOKS of the past and then the last one.
 
     The distance between them doubles when they become too many: each that is looked at was looked at before, so that
     an alarm does not come and go with the choice.
     """
     count = len(steps) - first
-    stride = WINDOW
+    stride = size
     while count > LOOKS * stride:
         stride *= 2
-    for start in range(first, len(steps) - 2 * WINDOW + 1, stride):
-        yield steps[start : start + WINDOW]
-    if count >= WINDOW:
-        yield steps[-WINDOW:]
+    for start in range(first, len(steps) - 2 * size + 1, stride):
+        yield steps[start : start + size]
+    if count >= size:
+        yield steps[-size:]
+
+
+def _noise(steps: Sequence[Mapping[str, Any]]) -> float:
+    """By how many nats the loss of one step usually differs from the next one's."""
+    numbers = [step["loss"] for step in steps if math.isfinite(step["loss"])]
+    jumps = [abs(after - before) for before, after in pairwise(numbers)]
+    return median(jumps) if jumps else 0.0
 
 
 def _median_loss(steps: Sequence[Mapping[str, Any]]) -> float | None:
