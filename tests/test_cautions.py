@@ -104,3 +104,26 @@ def test_several_come_together_and_as_lines_of_text():
 
 def test_they_can_be_asked_without_a_panel():
     assert wb.cautions(Recipe(lora={"rank": 64}))[0].setting == "lora.rslora"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"training": {"learning_rate": 0.9}}, "The learning rate 0.9 makes very large steps"),
+        ({"lora": {"rank": 4, "alpha": 256}}, "The learning rate 0.0002 at a scale of 64"),
+    ],
+)
+def test_steps_that_are_far_too_large_are_told_and_the_cure_mends_them(settings, says):
+    recipe = Recipe(**settings)
+    (found,) = cautions(recipe)
+    assert found.text.startswith(says)
+    changes: dict = {}
+    for name, value in found.change.items():
+        section, _, key = name.partition(".")
+        changes.setdefault(section, {})[key] = value
+    assert cautions(recipe.replace(**changes)) == []
+
+
+def test_the_tiny_lane_and_a_high_rate_at_a_small_scale_are_left_alone(tiny):
+    assert cautions(tiny) == []
+    assert cautions(Recipe(training={"learning_rate": 4e-3}, lora={"rank": 16, "alpha": 16})) == []

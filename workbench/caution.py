@@ -10,6 +10,8 @@ from .models import USUAL
 from .recipe import Recipe
 
 LOWEST_RATE = 5e-5
+#: Of the learning rate times the adapter's scale: over ten times what guides and papers end with (3e-4 at a scale of 2).
+HIGHEST_STEP = 5e-3
 LARGEST_BATCH = 32  # rows
 HIGH_RANK = 64
 MOST_PASSES = 3
@@ -49,7 +51,7 @@ def cautions(
     `modules` are the model's linear modules by group, of which "attention" is looked at; left out, usual names are.
     """
     found = (
-        _low_rate(recipe), _attention_alone(recipe, modules), _large_batch(recipe),
+        _low_rate(recipe), _large_steps(recipe), _attention_alone(recipe, modules), _large_batch(recipe),
         _high_rank(recipe), _many_passes(recipe, rows), _dora(recipe), _fp4(recipe), _float16(recipe),
     )  # fmt: skip
     return [one for one in found if one is not None]
@@ -65,6 +67,24 @@ def _low_rate(recipe: Recipe) -> Caution | None:
         "1e-4 to 3e-4 is usual.",
         f"{REGRET}: the best rate is 9.8 times that of full fine-tuning; {QLORA} used 1e-4 to 2e-4",
         {"training.learning_rate": 2e-4},
+    )
+
+
+def _large_steps(recipe: Recipe) -> Caution | None:
+    """The rate and the scale act alike: doubling one is much like doubling the other."""
+    rate, scale = recipe.training.learning_rate, recipe.lora_scale
+    if rate * scale <= HIGHEST_STEP or recipe.training.optimizer == "sgd":
+        return None
+    usual = {"training.learning_rate": 2e-4}
+    if 2e-4 * scale > HIGHEST_STEP:
+        usual |= {"lora.alpha": float(recipe.lora.rank), "lora.rslora": False}
+    at = f" at a scale of {scale:.3g}" if scale != 1 else ""
+    return Caution(
+        "training.learning_rate",
+        f"The learning rate {_short(rate)}{at} makes very large steps: the loss may jump and not come back.",
+        "1e-4 to 3e-4 is usual, with alpha at one or two times the rank.",
+        f"Unsloth's and Axolotl's guides: 1e-4 to 3e-4 with alpha at once or twice the rank; {QLORA} used 1e-4 to 2e-4",
+        usual,
     )
 
 
