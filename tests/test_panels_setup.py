@@ -731,3 +731,20 @@ def test_what_is_wrong_in_a_callback_is_shown(setup, monkeypatch):
     setup.model.find.value = "qwen"
     assert "The disk &lt;is&gt; gone." in setup.banner.value
     assert isinstance(setup.banner, Banner)
+
+
+def test_a_preset_takes_the_place_of_the_one_before_and_can_be_taken_back(setup, tiny):
+    choice = setup.preset.list
+    for name in ("style only", "small card", "first try"):
+        choice.value = name
+        assert setup.recipe == preset(name, tiny)
+    choice.value = choice.options[0]
+    assert setup.recipe == tiny
+
+
+def test_what_was_changed_by_hand_after_a_preset_stays(setup, tiny):
+    setup.preset.list.value = "style only"
+    setup.controls["lora.rank"].value = 4
+    setup.preset.list.value = "small card"
+    setup.preset.list.value = setup.preset.list.options[0]
+    assert setup.recipe == tiny.replace(lora={"rank": 4})

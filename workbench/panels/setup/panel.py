@@ -72,6 +72,7 @@ class SetupPanel(Panel):
         self.controls: dict[str, widgets.Widget] = {}
         self.lines: dict[str, widgets.HTML] = {}
         self.cautions: list[Caution] = []
+        self._preset_set: dict[str, tuple[Any, Any]] = {}  # before and after, by dotted name
         self._where = {"card": card, "vram": vram, "outputs": outputs}
         self._given = self.base.settings
         self._entries: dict[str, Entry] = {}
@@ -207,10 +208,20 @@ class SetupPanel(Panel):
     def _apply(self, values: Mapping[str, Any]) -> None:
         guarded(self.banner, lambda: self.set(values))()
 
-    def _take_preset(self, name: str) -> None:
-        before = self.recipe.settings
-        after = presets.preset(name, self.recipe).settings
-        self.set({each: value for each, value in after.items() if value != before[each]})
+    def _take_preset(self, name: str | None) -> None:
+        """Takes back what the preset before set, unless it was changed by hand since, and then sets this one's, if any."""
+        now, undone = self.recipe.settings, dict(self._preset_set)
+        kept = [each for each, (_, after) in undone.items() if now[each] != after]
+        if {STEPS, EPOCHS} & set(kept):  # they go together
+            kept += [STEPS, EPOCHS]
+        back = {each: before for each, (before, _) in undone.items() if each not in kept}
+        recipe = self.recipe.replace(**settings.changes(back))
+        before = recipe.settings
+        after = presets.preset(name, recipe).settings if name else before
+        self._preset_set = {
+            e: (before[e], value) for e, value in after.items() if value != before[e]
+        }
+        self.set({each: value for each, value in after.items() if value != now[each]})
 
     def _take_found(self, found: Found) -> None:
         """Shows another model's modules, as far as they are chosen, and asks the plan's question anew."""

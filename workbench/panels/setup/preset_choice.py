@@ -22,10 +22,10 @@ class PresetChoice(widgets.VBox):
     """Names the preset that was chosen, as long as the recipe still is what it makes of it."""
 
     def __init__(
-        self, choose: Callable[[str], Any], *, banner: Banner, codes: widgets.Layout
+        self, choose: Callable[[str | None], Any], *, banner: Banner, codes: widgets.Layout
     ) -> None:
-        """`choose` is called with the name of a preset; `codes` is the layout that all lines of Python share."""
-        says = "Settings that go together; all others stay as they are"
+        """`choose` is called with the name of a preset, or None for none; `codes` is the layout that all lines of Python share."""
+        says = "Settings that go together; another choice takes them back first, and leaves what you changed by hand"
         self.list = described(
             widgets.Dropdown, "Preset", says, "presets", value=NONE,
             options=[NONE, *(one.name for one in presets.PRESETS)],
@@ -49,12 +49,11 @@ class PresetChoice(widgets.VBox):
             return
         name = self.list.value
         self._show()
-        if name != NONE:
-            try:
-                self._choose(name)
-            except Exception:
-                self._let_go()
-                raise
+        try:
+            self._choose(name if name != NONE else None)
+        except Exception:
+            self._let_go()
+            raise
 
     def _let_go(self) -> None:
         self._setting = True
