@@ -346,7 +346,7 @@ def test_a_card_that_is_not_known_is_told_in_the_bar(tiny, tmp_path):
 def test_every_control_of_memory_has_a_label_and_a_tooltip(short_of_memory, tmp_path):
     monitor = Monitor(failed(tmp_path / "run"))
     for widget in [*inside(short_of_memory), *inside(monitor)]:
-        if type(widget).__name__ in ("Button", "Checkbox", "Dropdown", "IntText"):
+        if type(widget).__name__ in ("Button", "Checkbox", "Dropdown", "FloatText", "IntText"):
             assert widget.description, widget
             assert len(tooltip(widget)) > 10, widget.description
 

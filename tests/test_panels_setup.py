@@ -748,3 +748,13 @@ def test_what_was_changed_by_hand_after_a_preset_stays(setup, tiny):
     setup.preset.list.value = "small card"
     setup.preset.list.value = setup.preset.list.options[0]
     assert setup.recipe == tiny.replace(lora={"rank": 4})
+
+
+def test_a_number_that_is_not_whole_is_refused_and_not_made_another(setup):
+    for name in ("training.steps", "training.batch_size"):
+        setup.controls[name].value = 1.5
+        assert f"{name} is 1.5; it must be a whole number" in setup.banner.value
+        setup.controls[name].value = 1e3
+        assert setup.valid
+        assert setup.recipe.settings[name] == 1000
+    assert "1000}" in setup.lines["training.batch_size"].value.replace("&quot;", '"')

@@ -13,6 +13,7 @@ from ...recipe import Training
 from .. import pages
 from ..banner import Banner, guarded
 from ..controls import control, described, form_layout, form_style, line_of, tip
+from .settings import whole
 
 STEPS, EPOCHS = "training.steps", "training.epochs"
 FIRST_STEPS = 100  # when a user changes from epochs to steps and the rows were not counted
@@ -26,7 +27,7 @@ class Length(widgets.HBox):
         self.at_first = {STEPS: training.steps, EPOCHS: training.epochs}
         self.unset = training.steps is None and training.epochs is None  # which is one pass
         passes = 1.0 if training.epochs is None else training.epochs
-        self.steps = _number(widgets.IntText, STEPS, training.steps or FIRST_STEPS)
+        self.steps = _number(widgets.FloatText, STEPS, training.steps or FIRST_STEPS, step=1)
         self.epochs = _number(widgets.FloatText, EPOCHS, passes, step=0.5)
         says = f"Steps: {tip(STEPS)} Epochs: {tip(EPOCHS)}"
         self.unit = described(
@@ -54,7 +55,7 @@ class Length(widgets.HBox):
     def values(self) -> dict[str, Any]:
         """Both settings, valid or not."""
         if self.unit.value == STEPS:
-            return {STEPS: self.steps.value, EPOCHS: None}
+            return {STEPS: whole(self.steps.value), EPOCHS: None}
         same = self.unset and self.epochs.value == 1
         return {STEPS: None, EPOCHS: None if same else self.epochs.value}
 

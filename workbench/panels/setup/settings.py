@@ -4,6 +4,7 @@ Knows how a value is shown and read back; whether it can be used is for the reci
 """
 
 import contextlib
+import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -109,8 +110,8 @@ def form_of(name: str, value: Any) -> Form:
     kind = settings.field(name).annotation
     if kind is bool:
         return Form(widgets.Checkbox, _same, _same, {"indent": True})
-    if kind is int:
-        return Form(widgets.IntText, _same, _same, {})
+    if kind is int:  # an IntText drops "." and "e" while they are typed, and makes 15 of 1.5
+        return Form(widgets.FloatText, float, whole, {"step": 1})
     if kind is float:
         return Form(widgets.FloatText, _same, _same, {"step": _step(name)})
     if get_origin(kind) is Literal:
@@ -143,6 +144,11 @@ def _form_of_union(kinds: tuple[Any, ...], value: Any, typed: dict[str, Any]) ->
 
     about = {"placeholder": ", ".join(words)} if words else {}
     return Form(widgets.Text, lambda held: "" if held is None else _flow(held), read, typed | about)
+
+
+def whole(number: float) -> int | float:
+    """A number as an int where it is whole; what is not is for the recipe to refuse."""
+    return int(number) if math.isfinite(number) and number == int(number) else number
 
 
 def _same(value: Any) -> Any:
