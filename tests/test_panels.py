@@ -751,3 +751,12 @@ def test_messages_tell_level_fact_and_cure():
     assert "a &lt; b" in html
     assert "do c" in html
     assert "why &amp; how" in html
+
+
+def test_a_wish_that_is_sent_takes_the_message_about_the_one_before_away(watched):
+    monitor = Monitor(watched)
+    monitor.buttons.checkpoint.click()
+    assert "has" in monitor.banner.value
+    monitor.buttons.pause.click()
+    assert monitor.banner.value == ""
+    monitor.close()

@@ -31,6 +31,7 @@ class Buttons(widgets.VBox):
     """Stop, pause, checkpoint, sample and cancel, each enabled where it can be obeyed, with what is still awaited."""
 
     def __init__(self, run: Run, banner: Banner) -> None:
+        self._banner = banner
         self._run = run
         self._asked: dict[str, str] = {}
         self._told = len(run.history.commands)  # refusals from before this view are old news
@@ -75,6 +76,7 @@ class Buttons(widgets.VBox):
         """Sends a command, `do` in words, and says that it is awaited until the worker has answered."""
         self._answer = ""  # it has been read by now
         self._asked[send()] = do
+        self._banner.clear()  # what was wrong with the wish before
         self.follow(self._run.history)
 
     def _make(self) -> None:
