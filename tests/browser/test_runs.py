@@ -187,6 +187,9 @@ def test_axe_finds_no_grave_fault(page, css, name):
 def test_tab_reaches_every_control_of_the_list(page):
     theme(page, "light")
     pick(page, "rank-2")
+    page.locator(
+        ".wb-runs", has_text="wb.Run.open('rank-2'"
+    ).wait_for()  # the buttons have followed
     there = controls(page, ".wb-runs")
     assert all(there)
     assert tabbed(page, ".wb-runs") == there
