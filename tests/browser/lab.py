@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
@@ -45,13 +46,14 @@ ASK_KERNEL = """async ([code]) => {
 
 
 class Lab:
-    """A server on a free port with fresh settings; its kernels end with it."""
+    """A server on a free port with fresh settings, whose kernels find this checkout's package and end with it."""
 
     def __init__(self, root: Path, *, environment: dict[str, str] | None = None) -> None:
         self.root, self.token = root, secrets.token_hex(16)
         self.console: list[tuple[str, str]] = []
         self._folder = Path(tempfile.mkdtemp(prefix="lab-"))
-        self._environment = environment or {}
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._environment = {"PYTHONPATH": os.pathsep.join(paths)} | (environment or {})
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]

@@ -16,7 +16,7 @@ from looks import ROOT, cell, photograph, picture, theme
 
 IMAGES = ROOT / "notebooks" / "images"
 SHARE = 0.8  # of the steps, when the picture of the run is taken
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": ""}
 REACHED = """share => { const bar = document.querySelector('.wb-monitor [role=progressbar]');
     return bar && bar.ariaValueNow > 0 && bar.ariaValueNow >= share * bar.ariaValueMax; }"""
 #: A notebook for what no notebook of ours shows by itself; the run of notebook 01 lies in `outputs` already.

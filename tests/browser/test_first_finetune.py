@@ -4,7 +4,6 @@ Leaves screenshots in outputs/screenshots: look at them after a change of the pa
 """
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -57,8 +56,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def lab(folder) -> Iterator[Lab]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    with Lab(folder, environment={"PYTHONPATH": os.pathsep.join(paths)}) as lab:
+    with Lab(folder) as lab:
         yield lab
 
 

@@ -3,7 +3,6 @@
 What models and people wrote is as bad as it can be: HTML, colour codes, letters that turn the line around, 100,000 of them.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from made_runs import made_run
 from workbench.events import EventLog
 
 from .lab import CHROMIUM, Lab
-from .looks import ROOT, controls, faults, photograph, tabbed, theme
+from .looks import controls, faults, photograph, tabbed, theme
 
 BAD = (
     "<img src=x onerror='window.caught=1'><script>window.caught=1</script>\x1b[31mred\x1b[0m \u202egnp.exe \x00"
@@ -77,8 +76,7 @@ def folder(tmp_path_factory, tiny) -> Path:
 
 @pytest.fixture(scope="module")
 def lab(folder) -> Iterator[Lab]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    with Lab(folder, environment={"PYTHONPATH": os.pathsep.join(paths)}) as lab:
+    with Lab(folder) as lab:
         yield lab
 
 

@@ -3,7 +3,6 @@
 Leaves screenshots in outputs/screenshots: look at them after a change of the panels.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -31,9 +30,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
     for name in (f"notebooks/{NAME}", "data/messy/messy.jsonl", "data/messy/heldout.jsonl"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    here = {"PYTHONPATH": os.pathsep.join(paths), "WORKBENCH_CACHE": str(folder / "cache")}
-    with Lab(folder, environment=here) as lab:
+    with Lab(folder, environment={"WORKBENCH_CACHE": str(folder / "cache")}) as lab:
         yield lab
 
 

@@ -47,9 +47,8 @@ def marks(history: History, *, since: int = 0) -> list[Mark]:
         if phase["state"] == "preparing" and begun:
             found.append(Mark(at, f"resumed at step {at:,}", "resume"))
         begun = begun or phase["state"] == "training"
-    reason = getattr(history, "stopped_early", "")
-    if reason:
-        found.append(Mark(history.step, reason, "stop"))
+    if history.stopped_early:
+        found.append(Mark(history.step, history.stopped_early, "stop"))
     return sorted(mark for mark in _thinned(found) if mark.x >= since)
 
 

@@ -32,7 +32,7 @@ def as_fields(
 
 def read() -> dict[str, Any]:
     """The card in use as fields of a memory event, None for what is not known; raises nothing, takes about 0.1 ms."""
-    library, card = _card()
+    library, card = handle()
     if card is None:
         return dict.fromkeys(NAMES)
 
@@ -63,7 +63,7 @@ def _known(ask: Callable[[], int]) -> int | None:
 
 
 @functools.cache  # NVML is opened once in a process: that takes 20 to 50 ms
-def _card() -> tuple[Any, Any]:
+def handle() -> tuple[Any, Any]:
     """NVML and its handle of the card that torch uses; None for both where there is no such thing."""
     try:
         import pynvml

@@ -110,14 +110,12 @@ def versions() -> dict[str, str]:
 
 def _of_process() -> int | None:
     """Bytes of the card that this process holds by the driver's account; None where that cannot be asked."""
+    library, card = card_readings.handle()
     try:
-        import pynvml
-        import torch
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
-        running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except Exception:  # not installed, not allowed, or another driver: the figure is left out
+        running = library.nvmlDeviceGetComputeRunningProcesses(card)
+    except (
+        Exception
+    ):  # no such library or card, not allowed, or another driver: the figure is left out
         return None
     return next((one.usedGpuMemory for one in running if one.pid == os.getpid()), None)
 

@@ -136,10 +136,8 @@ class Hearing:
             traceback.print_exception(error)
             if is_shortage(error):
                 short = error
-            changed, refusal = (
-                "",
-                explain(error, phase=self._told.state, disk_free=self._told.disk_free()).fact,
-            )
+            problem = explain(error, phase=self._told.state, disk_free=self._told.disk_free())
+            refusal, changed = problem.fact, ""
         if short is not None:
             refusal = self._shortages.tell(short, "answering").fact
             forget(short)

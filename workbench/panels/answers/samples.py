@@ -136,12 +136,8 @@ def _score_text(history: History, *, adapter: bool) -> str:
 
 def _stopped(history: History) -> bool:
     """Whether the last training ended because it was stopped."""
-    states = [phase["state"] for phase in history.phases]
-    return (
-        "stopped" in states[len(states) - states[::-1].index("training") :]
-        if "training" in states
-        else False
-    )
+    ends = (phase["state"] for phase in reversed(history.phases))
+    return next((state for state in ends if state in ("training", "stopped")), "") == "stopped"
 
 
 def _row_cells(row: Row) -> tuple[str, str, str]:
