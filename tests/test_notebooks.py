@@ -141,7 +141,9 @@ def test_03_predicts_measures_and_learns(tmp_path):
 
 @pytest.mark.slow
 def test_04_lays_three_runs_over_each_other(tmp_path):
-    notebook = execute("04_choose_rank_alpha_targets.ipynb", tmp_path, LANE="tiny", STEPS=3)
+    notebook = execute(
+        "04_choose_rank_alpha_targets.ipynb", tmp_path, LANE="tiny", STEPS=3, SCORED=4
+    )
     assert "rank  16:    65,536 numbers,  1.6% of the layer's" in printed(notebook, "inside, outside")  # fmt: skip
     assert len(printed(notebook, "big = wb.Recipe").splitlines()) == 4
     assert "rank 256:  0.062 with alpha 16, 1.000 with alpha = rank" in printed(notebook, "rslora")

@@ -15,7 +15,14 @@ from stacks import COLAB, NAMES, kernelspecs
 from workbench.events import EventLog
 from workbench.recipe import Recipe
 
-RERUNS, FEWER = 200, 12  # of a monitor here, and of everything else
+RERUNS, FEWER = 200, 10  # of a monitor here, and of each panel with Colab's versions
+CELLS = (
+    "monitor = wb.monitor(run); monitor",
+    "panel = wb.launch_panel(run.recipe, outputs=OUTPUTS, warm=False); panel",
+    "asking = wb.ask_panel(run); asking",
+    "shelf = wb.runs_panel(OUTPUTS); shelf",
+    "tokens = wb.token_inspector(run.recipe); tokens",
+)
 #: How many widgets and tasks a kernel has, in ipywidgets 7 and 8.
 COUNTS = """
 import asyncio, ipywidgets
@@ -130,18 +137,12 @@ def test_two_monitors_of_one_run_stay_in_step(kernel, run):
 
 
 @pytest.mark.parametrize(
-    "cell",
-    [
-        "monitor = wb.monitor(run); monitor",
-        "panel = wb.launch_panel(run.recipe, outputs=OUTPUTS, warm=False); panel",
-        "asking = wb.ask_panel(run); asking",
-        "shelf = wb.runs_panel(OUTPUTS); shelf",
-        "tokens = wb.token_inspector(run.recipe); tokens",
-    ],
-    ids=lambda cell: cell.split(" ", maxsplit=1)[0],
+    ("kernel", "cell", "reruns"),
+    [("here", CELLS[0], RERUNS), *(("colab", cell, FEWER) for cell in CELLS)],
+    ids=["here", *(cell.split(" ", maxsplit=1)[0] for cell in CELLS)],
+    indirect=["kernel"],
 )
-def test_a_cell_that_is_run_again_and_again_leaves_nothing_behind(kernel, run, cell):
-    reruns = RERUNS if cell.startswith("monitor") and kernel.name == "here" else FEWER
+def test_a_cell_that_is_run_again_and_again_leaves_nothing_behind(kernel, run, cell, reruns):
     counts = []
     for number in range(reruns):
         kernel.run(cell)
