@@ -43,7 +43,7 @@ class Spare:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env=_environment(),
+                env=environment(),
                 start_new_session=True,
             )
         return cls(value, staging, process)
@@ -82,7 +82,7 @@ def start(folder: Path, *, mode: Mode, backend: str, spare: Spare | None = None)
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=environment(),
                 start_new_session=True,
             )
         pid = process.pid
@@ -149,7 +149,8 @@ def _write_worker(folder: Path, pid: int) -> None:
     partial.replace(folder / "worker.json")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """What a process that imports torch is started with: this process's environment less what Unsloth set in it."""
     inherited = dict(os.environ)
     if "unsloth" in sys.modules:
         inherited = {k: v for k, v in inherited.items() if not k.startswith(_LEFT_BY_UNSLOTH)}
