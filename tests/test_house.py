@@ -54,7 +54,7 @@ INSIDE_MAY = {*WORKER_MAY, "worker", "folders", "hub", "models"}
 
 # package -> the only parts of the workbench that may import it
 ONLY_IN = {
-    "datasets": {"worker", "data"},
+    "datasets": {"worker", "data", "inside"},
     "ipecharts": {"panels"},
     "ipywidgets": {"panels"},
     "jinja2": {"data"},

@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 from stacks import COLAB, kernelspecs
 
 from workbench.events import History
+from workbench.inspection.contest import Contest
 from workbench.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -160,3 +161,37 @@ def test_04_lays_three_runs_over_each_other(tmp_path):
     for history in histories:
         history.update()
     assert [(h.state, h.step) for h in histories] == [("closed", 3)] * 3
+
+
+@pytest.mark.slow
+def test_06_sets_three_methods_side_by_side_with_their_spread(tmp_path):
+    notebook = execute(
+        "06_lora_or_qlora.ipynb", tmp_path, LANE="tiny", STEPS=2, SEEDS=(1, 2), ROWS=16
+    )
+    assert "6 of 6: full fine-tuning, seed 2: " in printed(notebook, "await wb.contest")
+    table = shown(notebook, "await wb.contest")
+    assert "3 methods, 2 seeds, 2 steps each, 16 held-out rows; CPU, float32" in table
+    assert "327,680" in table and "3,803,392" in table
+    assert shown(notebook, "drawn.picture(contest)", "image/png")
+    assert "nats per token" in printed(notebook, "contest.verdict")
+    assert "times less" in printed(notebook, "four, sixteen")
+    assert len(printed(notebook, "for name in contest.entries").splitlines()) == 3
+    assert printed(notebook, "recorded()")
+    kept = Contest.load(tmp_path / "outputs" / "contest.json")
+    assert kept.verdict in printed(notebook, "contest.verdict")
+
+
+@pytest.mark.slow
+def test_07_runs_what_can_run_here_and_shows_what_was_recorded(tmp_path):
+    notebook = execute("07_two_backends.ipynb", tmp_path, LANE="tiny", STEPS=4)
+    assert "BitsAndBytesConfig" in shown(notebook, "two_paths.peft(recipe)", "text/html")
+    assert "FastLanguageModel" in shown(notebook, "two_paths.unsloth(recipe)", "text/html")
+    assert "5 of " in printed(notebook, "same = [")
+    assert "use_bf16_immediately" in shown(notebook, "corrections.corrections()", "text/html")
+    assert "2.1" in printed(notebook, "more = 2 *")
+    assert shown(notebook, "wb.picture(runs)", "image/png")
+    assert "PEFT" in shown(notebook, "here = two_backends", "text/html")
+    assert "within the tolerance of 0.0001" in shown(notebook, "cpu, *on_cards")
+    assert shown(notebook, "drawn.picture(cpu)", "image/png")
+    assert "GiB with Unsloth" in printed(notebook, "plans = [")
+    assert len(list((tmp_path / "outputs").glob("peft-*/adapter/adapter_config.json"))) == 1

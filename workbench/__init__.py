@@ -30,10 +30,15 @@ _HOME = {
     "check_machine": "panels.check",
     "compare": "comparing",
     "compare_samples": "panels.answers.samples",
+    "contest": "inspection.contest",
     "data_report": "panels.rows.data_report:DataReport",
     "first_recipe": "presets",
     "glance": "panels.answers.samples",
+    "inspect_adapter": "inspection.adapter",
+    "inspect_panel": "panels.inspection.panel:InspectPanel",
+    "inspect_quantization": "inspection.quantization",
     "launch_panel": "panels.launch.panel:LaunchPanel",
+    "mix_adapters": "inspection.mixing",
     "monitor": "panels.monitor.panel:Monitor",
     "picture": "charts",
     "plan": "memory.planning",
@@ -50,6 +55,7 @@ _HOME = {
     "start": "starting",
     "token_inspector": "panels.rows.inspector",
     "trash": "tidying",
+    "truncate_adapter": "inspection.truncation",
 }
 _MODULES = (
     "charts",

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from . import data_cli, machine, plan_cli, runs_cli, terminal
+from . import data_cli, inspect_cli, machine, plan_cli, runs_cli, terminal
 from .overrides import changed
 from .problems import Problem, RunError, WorkbenchError
 from .recipe import Recipe
@@ -240,4 +240,5 @@ def _parser() -> argparse.ArgumentParser:
     runs_cli.add_to(command)
     data_cli.add_to(commands)
     plan_cli.add_to(commands)
+    inspect_cli.add_to(commands)
     return top
