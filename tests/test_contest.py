@@ -106,7 +106,7 @@ def test_out_of_memory_is_a_result_and_the_others_go_on(base, monkeypatch):
     assert short.heldout_loss is short.peak_bytes is None and short.losses == ()
     assert len(whole.losses) == 1 and whole.heldout_loss > 0
     assert f"at once, seed 1: {short.why}" in str(found)
-    assert "at once: no held-out loss was measured" in found.verdict
+    assert "At once: no held-out loss was measured" in found.verdict
 
 
 # The same as a run

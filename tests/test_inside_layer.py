@@ -1,7 +1,6 @@
 """The layer by hand against PEFT's, gradients, merging, a step in parts, optimizers' states, and number formats."""
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,8 @@ def uneven(tiny: Recipe, fresh: Any) -> list[Any]:
 
 
 @pytest.fixture
-def x() -> Iterator[torch.Tensor]:
-    yield torch.randn(3, 5, 256, generator=torch.Generator().manual_seed(1))
+def x() -> torch.Tensor:
+    return torch.randn(3, 5, 256, generator=torch.Generator().manual_seed(1))
 
 
 class TestByHand:
@@ -152,7 +151,9 @@ class TestMerging:
             torch.testing.assert_close(x @ merged.T, one(x), **CLOSE)
             one.merge()
             assert torch.allclose(one.get_base_layer().weight, merged, atol=1e-7)
-            with pytest.raises(RunError, match=r"The adapter is merged: .* unmerge_adapter\(\)"):
+            with pytest.raises(
+                RunError, match=r"The adapter is merged: .*model\.unmerge_adapter\(\)"
+            ):
                 layer.parts(one)
             one.unmerge()
 

@@ -208,6 +208,15 @@ def test_a_run_alone_and_its_base_answer_as_the_run_does(
         assert said == mixed
 
 
+def test_the_loss_is_the_one_that_the_run_measured(
+    mixer: Mixer, trained: Run, loop: asyncio.AbstractEventLoop
+):
+    step = trained.history.adapter["step"]
+    (measured,) = [told["loss"] for told in trained.history.evals if told["step"] == step]
+    told = loop.run_until_complete(mixer.ask([], {trained: 1}, rows=320))
+    assert told["loss"] == pytest.approx(measured, rel=1e-4)
+
+
 def test_a_question_that_is_refused_or_given_up_leaves_the_process_in_step(
     mixer: Mixer, trained: Run, folders: dict[str, Path], loop: asyncio.AbstractEventLoop
 ):

@@ -536,29 +536,30 @@ def test_adapters_go_on_a_model_that_is_given_and_one_is_not_taken_twice(runs: P
 # The processes
 
 
-def test_all_of_it_on_the_tiny_model(tmp_path: Path, tiny: Recipe):
+def test_processes_on_the_tiny_model_answer_and_end_with_the_panel(
+    tmp_path: Path, tiny: Recipe, monkeypatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # several processes that share few cores
     for age, name in enumerate(("one", "two")):
         run = made_run(tmp_path, name, age=age, **tiny.model_dump(include={"model", "data"}))
         made_adapter(run.adapter_path, seed=age)
 
     async def act() -> None:
+        before = asyncio.all_tasks()
         panel = InspectPanel("one", outputs=tmp_path)
         panel.mixing.known.value = "two"
         panel.mixing.prompt.value = "The lamp in the hall is broken."
         panel.mixing.longest.value = 8
-        await asyncio.gather(panel.base.inspect(), panel.adapter.inspect(), panel.mixing.ask())
-        assert len(panel.base.result.layers) == 28 and 0.08 < panel.base.result.error < 0.11
+        await asyncio.gather(panel.adapter.inspect(), panel.mixing.ask())
         assert len(panel.adapter.result.updates) == 8 and panel.adapter.result.rank == 4
         (turn,) = panel.mixing.turns
         assert len(turn.answers) == len(turn.mixes) == 4 and all(turn.answers)
-        children = processes()
-        assert children
+        assert len(processes()) == 1
         panel.close()
-        for _ in range(500):
-            if not children & processes():
-                break
+        while asyncio.all_tasks() - before:  # the one that ends the process
             await asyncio.sleep(0.01)
-        assert not children & processes()
+        await asyncio.sleep(0.05)  # asyncio closes its pipes
+        assert not processes()
 
     in_a_kernel(act)
 

@@ -3,10 +3,11 @@
 Knows nothing of widgets or processes: a History goes in, a dict, text or a Figure comes out.
 """
 
-from .figure import Picture, compared, figure, overlaid, picture, png
+from .figure import Picture, compared, figure, overlaid, png
 from .marks import Mark
 from .overlay import curves
 from .palette import COLOURS, LINES
+from .pictures import picture
 from .series import (
     SHOWN,
     Chart,

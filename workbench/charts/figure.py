@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..events import History
 from ..memory.comparison import Comparison
 from ..memory.comparison_text import headline
-from ..summary import GIB, in_words
+from ..summary import GIB
 from .marks import NAMES
 from .overlay import curves
 from .palette import LINES
@@ -89,23 +89,6 @@ class Picture:
 
     def __repr__(self) -> str:
         return self.text
-
-
-def picture(shown: "Run | Comparison | Sequence[Run]", *, by: str = "steps", **how: Any) -> Picture:
-    """A run's charts, several runs' losses over each other (`by` steps, tokens or seconds), or predicted against measured memory.
-
-    `how` is for one run, as in `figure`: `show="last half"`, `logarithmic=True`, `columns=1`.
-    """
-    if isinstance(shown, Comparison):
-        return Picture(compared(shown), headline(shown))
-    if isinstance(shown, Sequence):
-        for run in shown:
-            run.refresh()
-        text = "\n".join(f"{run.name} {in_words(run.history)}" for run in shown)
-        return Picture(overlaid(shown, by), text)
-    shown.refresh()
-    text = in_words(shown.history)
-    return Picture(figure(shown.history, title=text, **how), text)
 
 
 def png(history: History, **how: Any) -> bytes:

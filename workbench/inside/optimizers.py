@@ -24,7 +24,7 @@ ADAMW: tuple[Optimizer, ...] = (
 )
 TABLES = ("qmap1", "qmap2")  # of 256 numbers each, which bitsandbytes shares among all tensors
 PIECE = 2**24  # numbers of a trained tensor in the forced spike, at most
-CHUNK = 2**28  # bytes that the spike takes at once
+CHUNK = 2**26  # bytes that the spike takes at once, few beside the states
 ROOM = 24  # bytes for each number trained in the spike: itself, gradient, two moments, and what a step takes beside
 STEPS = 5  # timed before the spike, and after it; the middle one counts
 

@@ -5,6 +5,7 @@ computes for its trainer. Knows models and rows; nothing of run folders, of eval
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -119,6 +120,8 @@ def backward(
 
 def cost(model: Any, some: Sequence[Batch], *, checkpointing: bool = False) -> Cost:
     """What `backward` takes: watched once for the bytes, which slows it on a CPU, and timed once more without."""
+    # Before its first use, or torch's profiler writes of each start to standard error, and so into a notebook.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with parts.peak() as found:
         backward(model, some, checkpointing=checkpointing)
     started = time.perf_counter()

@@ -25,10 +25,15 @@ class Column(NamedTuple):
     words: Callable[[float], str]
 
 
+def _peak(count: float) -> str:
+    """Bytes with three digits, so that a tiny model's differences show."""
+    return f"{count / 2**20:,.0f} MiB" if count < 2**30 else size(count)
+
+
 COLUMNS = (
     Column("held-out loss", "heldout_loss", lambda loss: f"{loss:.3g}"),
     Column("exact match", "exact", lambda share: f"{share:.0%}"),
-    Column("peak memory", "peak_bytes", size),
+    Column("peak memory", "peak_bytes", _peak),
     Column("tokens/s", "tokens_per_second", lambda speed: f"{speed:,.0f}"),
     Column("numbers trained", "trainable", lambda count: f"{count:,.0f}"),
     Column("to keep", "kept_bytes", size),
@@ -48,7 +53,8 @@ def headline(contest: "Contest") -> str:
 def verdict(contest: "Contest") -> str:
     """The held-out loss of each entry beside the first one's: what the seeds' spread allows to say, and no more."""
     first, *others = contest.entries
-    return " ".join(_compared(contest, first, other) for other in others)
+    said = (_compared(contest, first, other) for other in others)
+    return " ".join(sentence[:1].upper() + sentence[1:] for sentence in said)
 
 
 def _compared(contest: "Contest", one: str, other: str) -> str:
@@ -62,7 +68,7 @@ def _compared(contest: "Contest", one: str, other: str) -> str:
     if a.low > b.high or b.low > a.high:
         low, high = (one, other) if a.mean < b.mean else (other, one)
         means = f"{both[low].mean:.2g} against {both[high].mean:.2g}"
-        return f"{low[:1].upper()}{low[1:]} ends lower than {high} whatever the seed: {means} nats per token."
+        return f"{low} ends lower than {high} whatever the seed: {means} nats per token."
     if abs(a.mean - b.mean) < min(a.width, b.width):
         widths = f"{a.width:.2g} and {b.width:.2g}"
         return f"{one} and {other} differ by {by}, less than their seeds do ({widths})."
@@ -108,7 +114,8 @@ def html(contest: "Contest") -> str:
 def _sentences(contest: "Contest") -> list[str]:
     """The verdict, what ended early, what to mind, and what the figures are."""
     short = [f"{one.entry}, seed {one.seed}: {one.why}" for one in contest.results if one.why]
-    seeds = "Means over the seeds, with the lowest and highest."
+    several = len(contest.seeds) > 1
+    seeds = "Means over the seeds, with the lowest and highest." if several else ""
     return [line for line in (contest.verdict, *short, *contest.notes, seeds) if line]
 
 

@@ -50,7 +50,7 @@ def meaning(found: "QuantizationErrors") -> str:
         return f"{usual}. No layer is clearly above that; the worst, {worst.name}, loses {share(worst.error)}."
     count = f"{len(out):,} of {len(found.layers):,} layers {'is' if len(out) == 1 else 'are'} clearly above that"
     return (
-        f"{usual}. {count}: there are outliers among the weights, and one large weight makes the steps of its block of 64 "
+        f"{usual}. {count}: in their blocks of 64 a few weights are far larger than the others, for which the steps are then "
         f"coarse. The worst, {worst.name}, loses {share(worst.error)}."
     )
 

@@ -26,7 +26,7 @@ class BaseSection(widgets.VBox):
         self.result: QuantizationErrors | None = None
         self._subject, self._changed = Subject(), changed
         self.banner = Banner()
-        types = {"options": ["nf4", "fp4"], "style": controls.form_style()}
+        types = {"options": ["nf4", "fp4"], "style": {"description_width": "80px"}}
         self.quant_type = controls.control(widgets.Dropdown, QUANT_TYPE, "nf4", **types)
         box = {"indent": False, "layout": controls.box_layout("190px")}
         self.double_quant = controls.control(widgets.Checkbox, DOUBLE_QUANT, True, **box)

@@ -7,42 +7,28 @@ minutes without a question.
 import asyncio
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 
-from ...answers import shown
 from ...inspection.mixing import Mixer
 from ...problems import Problem, RunError
 from ...recipe import Recipe
 from .. import controls, pages
-from ..answers import quoted
 from ..banner import Banner, guarded, status_html
 from ..buttons import button
 from ..following import task_of_the_kernel
 from ..setup.settings import whole
 from .section import WRAP, Subject, Underway, adapted
+from .turns import Turn, Weights, html, named, text
 
 MOST = 4  # adapters: more columns than these and the base and the mix cannot be read
 IDLE_SECONDS = 600.0  # without a question, until the process and its memory are let go
 KEPT = 4  # questions that are shown
 TYPED = "(type one below)"
-Weights = Mapping[str, float]
-
-
-@dataclass
-class Turn:
-    """A question, the mixes that are asked, {} for the base alone, and their answers so far, in the same order."""
-
-    prompt: str
-    mixes: list[dict[str, float]]
-    answers: list[str] = field(default_factory=list)
-    losses: list[float | None] = field(default_factory=list)
-    over: bool = False
 
 
 class Slot(widgets.HBox):
@@ -57,7 +43,7 @@ class Slot(widgets.HBox):
         says = "A run's name, or a folder with an adapter on the same base"
         self.name = controls.described(
             widgets.Text, f"Adapter {number}", says, f"mix-adapter-{number}", continuous_update=False,
-            layout=controls.form_layout("420px"), style={"description_width": "80px"},
+            layout=controls.form_layout("320px"), style={"description_width": "80px"},
         )  # fmt: skip
         self.name.placeholder = "a run or ./folder"
         says = "What its update is multiplied with: 1 as it was trained, 0.5 half of it, 0 nothing, below 0 against it"
@@ -176,7 +162,7 @@ class MixingSection(widgets.VBox):
         super().close()
 
     def __repr__(self) -> str:
-        return "\n".join(_text(turn) for turn in self.turns)
+        return "\n".join(text(turn) for turn in self.turns)
 
     @property
     def html(self) -> str:
@@ -209,7 +195,7 @@ class MixingSection(widgets.VBox):
         says = "Runs on the same base that have an adapter: choosing one writes it into the next free place"
         self.known = controls.described(
             widgets.Dropdown, "Add a run", says, "mix-known", options=[TYPED],
-            layout=controls.form_layout("420px"), style={"description_width": "80px"},
+            layout=controls.form_layout("420px"),
         )  # fmt: skip
         says = "What all of them are asked"
         self.prompt = controls.described(widgets.Textarea, "Prompt", says, "mix-prompt", rows=2)
@@ -225,7 +211,7 @@ class MixingSection(widgets.VBox):
         )  # fmt: skip
         says = "Held-out rows of the first adapter's run on which each mix's loss is measured; 0 for none"
         self.measured = controls.described(
-            widgets.FloatText, "Loss on rows", says, "mix-rows", value=0, step=16,
+            widgets.FloatText, "Held-out rows", says, "mix-rows", value=0, step=16,
             layout=controls.form_layout("210px"),
         )  # fmt: skip
         says = (
@@ -303,7 +289,7 @@ class MixingSection(widgets.VBox):
         self._state.value = f'<div style="margin:0 8px;{pages.MUTED}">{status_html(told)}</div>'
 
     def _draw(self) -> None:
-        self._answers.value = "".join(_html(turn) for turn in self.turns)
+        self._answers.value = "".join(html(turn) for turn in self.turns)
 
 
 def _system(recipe: Recipe) -> str:
@@ -311,51 +297,5 @@ def _system(recipe: Recipe) -> str:
     return recipe.samples.system or recipe.data.system or ""
 
 
-def named(mix: Weights) -> str:
-    """A mix in words: "base alone", "rank-16 alone", "0.7 x rank-16 + 0.3 x rank-4"."""
-    if not mix:
-        return "base alone"
-    if list(mix.values()) == [1.0]:
-        return f"{_end(*mix)} alone"
-    return " + ".join(f"{weight:g} \N{MULTIPLICATION SIGN} {_end(name)}" for name, weight in mix.items())  # fmt: skip
-
-
-def _end(name: str) -> str:
-    """A run's name, or the end of a path."""
-    return "/".join(Path(name).parts[-2:])
-
-
 def _short(mix: Weights) -> dict[str, float]:
     return {name: whole(weight) for name, weight in mix.items()}
-
-
-def _html(turn: Turn) -> str:
-    """A question, and its answers beside each other, below each other where it is narrow."""
-    text = "white-space:pre-wrap;overflow-wrap:anywhere"
-    sides = []
-    for number, mix in enumerate(turn.mixes):
-        name = f'<div style="font-size:12px;{pages.MUTED}">{quoted.plain(named(mix))}</div>'
-        told = f'<div style="{pages.MUTED}">{"no answer" if turn.over else "waiting &#8230;"}</div>'
-        if number < len(turn.answers):
-            answer = turn.answers[number]
-            told = quoted.html(answer) if answer.strip() else f'<i style="{pages.MUTED}">empty</i>'
-            told = f'<div style="{text}">{told}</div>'
-            if (loss := turn.losses[number]) is not None:
-                told += f'<div style="font-size:12px;{pages.MUTED}">held-out loss {loss:.3g}</div>'
-        sides.append(f'<div class="wb-mix" style="flex:1 1 200px;min-width:0;max-width:420px">{name}{told}</div>')  # fmt: skip
-    asked = f'<div style="{text}"><b>{quoted.html(turn.prompt)}</b></div>'
-    columns = f'<div style="display:flex;flex-wrap:wrap;gap:6px 20px">{"".join(sides)}</div>'
-    style = f"margin:6px 0;padding-top:4px;line-height:1.45;border-top:{pages.BORDER}"
-    return f'<div class="wb-mix-turn" style="{style}">{asked}{columns}</div>'
-
-
-def _text(turn: Turn) -> str:
-    lines = [f"Asked: {_line(turn.prompt)}"]
-    for mix, answer, loss in zip(turn.mixes, turn.answers, turn.losses, strict=False):
-        measured = "" if loss is None else f" (held-out loss {loss:.3g})"
-        lines.append(f"  {named(mix)}{measured}: {_line(answer)}")
-    return "\n".join(lines)
-
-
-def _line(text: str) -> str:
-    return " ".join(shown(text, 400).text.split())

@@ -97,7 +97,8 @@ class Underway(widgets.HBox):
         says = "Ends the process that computes; what was found before stays"
         self.stop = button("Stop", says, "stop", "inspect-stop")
         self.stop.disabled = True
-        self._note, self._bar = widgets.HTML(), widgets.HTML()
+        self._note = widgets.HTML()
+        self._bar = widgets.HTML(layout=widgets.Layout(flex="1 1 260px", min_width="0"))
         self._note.add_class("wb-inspect-note")
         self._task: asyncio.Task | None = None
         self._why_not, self._told = "", ""
@@ -124,21 +125,21 @@ class Underway(widgets.HBox):
 
     def allow(self, why_not: str) -> None:
         """Enables the button; with a reason against it, that is told instead."""
-        if why_not or self._why_not:
-            self._say(why_not)
         self._why_not = why_not
+        if not self.busy:
+            self._say(why_not)
         self.begin.disabled = bool(why_not) or not self.stop.disabled
 
     def tell(self, text: str) -> None:
         """Shows in words what is going on; where they count ("layer 3 of 28"), as a bar too."""
         self._told = text
-        if self._next is None:  # else it is drawn when its time has come
+        if self.busy and self._next is None:  # else it is drawn when its time has come
             self._draw()
 
     async def _do(self) -> None:
         begun = time.monotonic()
         self._banner.clear()
-        self._say("Under way:")
+        self._say("Under way.")
         self.tell("a process is being started")
         self.begin.disabled, self.stop.disabled = True, False
         said = ""
@@ -173,12 +174,17 @@ class Underway(widgets.HBox):
 
 def moving(text: str) -> str:
     """What is going on, with a bar that is as far as the words count."""
-    if counted := _COUNTED.search(text):
+    counted, value, share = _COUNTED.search(text), "", ""
+    if counted:
         done, of = (int(number.replace(",", "")) for number in counted.groups())
         if of:
-            return progress.html(text, done, of)
-    told = escape(text)
-    return f'<div style="line-height:1.6">{told} <progress aria-label="{told}"></progress></div>'
+            value, share = f' value="{min(done, of)}" max="{of}"', f"{min(1, done / of):.0%} "
+    told = escape(text)  # behind the bar, which so stays where it is
+    style = "line-height:1.6;white-space:nowrap;overflow:hidden;text-overflow:ellipsis"
+    return (
+        f'<div style="{style}"><progress{value} aria-label="{told}"></progress> '
+        f'<span style="{pages.MUTED}">{share}</span>{told}</div>'
+    )
 
 
 def image(picture: Picture) -> str:
@@ -190,9 +196,8 @@ def image(picture: Picture) -> str:
 
 def wide(html: str) -> str:
     """A result that scrolls sideways in its own box, so that the panel does not."""
-    return (
-        f'<div tabindex="0" role="region" aria-label="Result" style="overflow-x:auto">{html}</div>'
-    )
+    style = "overflow-x:auto;width:0;min-width:100%"  # else its table would widen what it is in
+    return f'<div tabindex="0" role="region" aria-label="Result" style="{style}">{html}</div>'
 
 
 def _place(model: str) -> str:
