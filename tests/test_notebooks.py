@@ -164,6 +164,20 @@ def test_04_lays_three_runs_over_each_other(tmp_path):
 
 
 @pytest.mark.slow
+def test_05_holds_each_claim_against_its_measurement(tmp_path):
+    """Its cells assert what they say; here only that they measured, and showed it."""
+    notebook = execute("05_inside_qlora.ipynb", tmp_path, DOCUMENTS=40)
+    assert "largest difference to bitsandbytes: 0e+00" in printed(notebook, "formats.nf4()")
+    assert "double_quant=True: scales 0.1270 bits, all 4.1270" in printed(notebook, "for double in")
+    assert "paper 27.41" in printed(notebook, "paper = {")
+    assert "56 tensors have a gradient" in printed(notebook, "first = steps.backward")
+    assert "41,943,040" in printed(notebook, "modules = ")
+    assert "0 bytes in pages here" in printed(notebook, "paged = optimizers")
+    for code in ("drawn_levels(", "drawn_errors(errors"):
+        assert shown(notebook, code, "image/png")
+
+
+@pytest.mark.slow
 def test_06_sets_three_methods_side_by_side_with_their_spread(tmp_path):
     notebook = execute(
         "06_lora_or_qlora.ipynb", tmp_path, LANE="tiny", STEPS=2, SEEDS=(1, 2), ROWS=16
@@ -172,7 +186,7 @@ def test_06_sets_three_methods_side_by_side_with_their_spread(tmp_path):
     table = shown(notebook, "await wb.contest")
     assert "3 methods, 2 seeds, 2 steps each, 16 held-out rows; CPU, float32" in table
     assert "327,680" in table and "3,803,392" in table
-    assert shown(notebook, "drawn.picture(contest)", "image/png")
+    assert shown(notebook, "wb.picture(contest)", "image/png")
     assert "nats per token" in printed(notebook, "contest.verdict")
     assert "times less" in printed(notebook, "four, sixteen")
     assert len(printed(notebook, "for name in contest.entries").splitlines()) == 3
