@@ -4,7 +4,6 @@ Checks what is to be compared, has `python -m workbench.inside contest` train it
 said is in `contest_text.py`. Knows no torch; keeps no adapter.
 """
 
-import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,13 @@ from .. import models, preflight
 from ..machine import choose_backend, look
 from ..problems import Problem, RecipeError, RunError, WorkbenchError
 from ..recipe import Recipe
+from . import files
 from .process import Told, gathered
 
 Changes = Mapping[str, Any]
 #: Where `make gpu-check` keeps what a card did.
 RESULTS = Path(__file__).resolve().parents[2] / "tests" / "gpu" / "results"
-KIND, VERSION = "contest", 1  # of the file
+KIND = "contest"  # of the file
 #: What entries may differ in; everything else is the same for all, or the figures would not compare.
 MAY_DIFFER = (
     "lora.", "model.load_in_4bit", "model.quant_type", "model.double_quant", "training.batch_size",
@@ -121,28 +121,16 @@ class Contest:
 
     def as_dict(self) -> dict[str, Any]:
         """For a program and for a file: all figures, as JSON holds them."""
-        return {"kind": KIND, "version": VERSION, **asdict(self)}
+        return asdict(self)
 
     def save(self, path: str | Path) -> Path:
         """Writes it as JSON, its folder too, and returns the path."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
-        return path
+        return files.write(self.as_dict(), KIND, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Contest":
         """Reads what `save` wrote. Raises RunError for a file that cannot be read or holds something else."""
-        try:
-            told = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            fact = f"The contest {path} cannot be read: {error.strerror}."
-            raise RunError([Problem("", fact, "Give the path of a saved contest.")]) from None
-        except ValueError:
-            told = None
-        if not isinstance(told, dict) or told.get("kind") != KIND or "results" not in told:
-            fact = f"{path} holds no contest."
-            raise RunError([Problem("", fact, "Give a file that Contest.save wrote.")])
+        told = files.read(path, KIND, "results")
         known = {field.name for field in fields(Result)}
         results = [{k: v for k, v in one.items() if k in known} for one in told["results"]]
         return cls(

@@ -13,11 +13,12 @@ from typing import Any
 
 from ..problems import Problem, RunError
 from ..run import Run
+from . import files
 
 _TESTS = Path(__file__).resolve().parents[2] / "tests"
 #: What `python bench/backends.py` measured on a CPU, and where `make gpu-check` keeps what a card did.
 ON_CPU, RESULTS = _TESTS / "backends" / "recorded.json", _TESTS / "gpu" / "results"
-KIND, VERSION = "two backends", 1  # of the file
+KIND = "comparison of two backends"  # of the file
 #: In float32 the two differ by rounding: each step's loss agrees within this share.
 EXACT = 1e-4
 #: In 16 bits their kernels round differently, and the paths part: the mean over the steps agrees within this share.
@@ -97,27 +98,16 @@ class TwoBackends:
 
     def as_dict(self) -> dict[str, Any]:
         """For a program and for a file: all figures, as JSON holds them."""
-        return {"kind": KIND, "version": VERSION, **asdict(self)}
+        return asdict(self)
 
     def save(self, path: str | Path) -> Path:
         """Writes it as JSON and returns the path."""
-        path = Path(path)
-        path.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
-        return path
+        return files.write(self.as_dict(), KIND, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "TwoBackends":
         """Reads what `save` wrote. Raises RunError for a file that cannot be read or holds something else."""
-        try:
-            told = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            fact = f"{path} cannot be read: {error.strerror}."
-            raise RunError([Problem("", fact, "Give the path of a saved comparison.")]) from None
-        except ValueError:
-            told = None
-        if not isinstance(told, dict) or told.get("kind") != KIND:
-            fact = f"{path} holds no comparison of two backends."
-            raise RunError([Problem("", fact, "Give a file that TwoBackends.save wrote.")])
+        told = files.read(path, KIND, "sides")
         sides = [{**one, "losses": tuple(one["losses"])} for one in told["sides"]]
         return cls(
             tuple(Side(**one) for one in sides),
