@@ -42,8 +42,10 @@ demo: lane $(READY) ## fine-tune the tiny model from notebook 01 and print what 
 lab: lane $(READY) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_first_finetune.ipynb
 
+# Two files at a time, each process with one thread: much of a test is importing, which has one thread anyway, and two
+# threads each would wait for each other on two cores.
 test: lane $(READY_TEST) chromium ## run all tests but those that need a GPU
-	@$(BIN)/python -m pytest -m "not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
 
 bench: lane $(READY) ## measure step time, start, redraw and memory; writes outputs/bench.json
 	@$(BIN)/python bench/bench.py
