@@ -86,7 +86,7 @@ def test_a_recipe_is_inspected_and_a_broken_layer_is_an_exit_code(inspect, one_b
     recipe.write_text(f"model: {{name: {one_block}, double_quant: false}}\n")
     code, out, err = inspect("quantization", recipe, "--fp4", "--json")
     told = json.loads(out)
-    assert (code, err) == (2, "")
+    assert code == 2 and err.startswith("layer 1 of 4: ")
     assert told["broken"] == [{"name": "model.layers.0.self_attn.q_proj", "count": 1}]
     assert (told["quant_type"], told["double_quant"], told["others"]) == ("fp4", False, None)
     assert {layer["module"] for layer in told["layers"]} == {"k_proj", "v_proj", "o_proj"}
@@ -153,7 +153,7 @@ def test_truncating_asks_for_a_rank_or_a_share_of_the_energy(inspect, asked):
     assert (code, asked["name"], asked["given"]) == (0, "truncate", ("lamp",))
     how = {name: asked["how"][name] for name in ("rank", "energy", "to", "rows", "base")}
     assert how == {"rank": 4, "energy": None, "to": Path("small"), "rows": 0, "base": None}
-    assert "workbench inspect truncate … --rank 4 measures what that costs." in out
+    assert "workbench inspect truncate lamp --rank 4 measures what that costs." in out
     assert "\x1b" not in out
     for wrong in ([], ["--rank", "4", "--energy", "0.9"]):
         with pytest.raises(SystemExit) as ended:
@@ -183,13 +183,13 @@ def test_a_contest_gets_a_recipe_seeds_and_steps_and_may_be_kept(inspect, asked,
     assert (code, json.loads(out)) == (0, {"rank": 4, "loss": None})
     assert asked["given"][0].lora.rank == 2
     assert (asked["how"]["seeds"], asked["how"]["steps"]) == ((1, 2), 5)
-    assert (tmp_path / "c.json").exists() and "c.json" in err
+    assert asked["how"]["keep"] == tmp_path / "c.json" and "c.json" in err
     code, out, err = inspect("contest", "some/model", "--seeds", "one")
     assert (code, out) == (2, "")
     assert "--seeds is 'one'; seeds are whole numbers with commas between." in err
 
 
-def test_progress_is_one_line_on_a_terminal_and_nothing_elsewhere(monkeypatch, capsys):
+def test_progress_is_one_line_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with inspect_cli._progress() as told:
         told("layer 1 of 2:\n\x1b[31mred")
@@ -198,7 +198,9 @@ def test_progress_is_one_line_on_a_terminal_and_nothing_elsewhere(monkeypatch, c
     assert lines[2].startswith("layer 1 of 2: ") and "\n" not in lines[2] and lines[3] == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     with inspect_cli._progress() as told:
-        assert told is None
+        told("1 of 9:\ndone")
+        told("2 of 9: too soon for a log")
+    assert capsys.readouterr().err == "1 of 9: done\n"
 
 
 @pytest.mark.parametrize("what", ["quantization", "adapter", "truncate", "mix", "contest"])

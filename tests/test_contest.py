@@ -4,6 +4,8 @@ no more surely than its seeds allow."""
 import asyncio
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,9 +58,20 @@ def told() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def held(base, told) -> Contest:
-    """Three methods with two seeds and three steps each, in a process of its own."""
-    return asyncio.run(contest(base, seeds=(1, 2), steps=3, rows=8, told=told.append))
+def kept(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("kept") / "contest.json"
+
+
+@pytest.fixture(scope="module")
+def held(base, told, kept) -> Contest:
+    """Three methods with two seeds and three steps each, in a process of its own; what is kept after each is noted."""
+
+    def hear(text: str) -> None:
+        told.append(text)
+        if kept.is_file():
+            told.append(f"kept {len(Contest.load(kept).results)}")
+
+    return asyncio.run(contest(base, seeds=(1, 2), steps=3, rows=8, keep=kept, told=hear))
 
 
 def test_every_method_is_trained_with_every_seed_on_the_same_rows(held):
@@ -71,6 +84,15 @@ def test_every_method_is_trained_with_every_seed_on_the_same_rows(held):
     for seed in (1, 2):  # B is zero: at its first step LoRA is the model itself, on the same rows
         assert first["LoRA", seed] == pytest.approx(first["full fine-tuning", seed], abs=1e-4)
     assert abs(first["LoRA", 1] - first["LoRA", 2]) > 1e-3  # other rows
+
+
+def test_each_training_is_kept_as_soon_as_it_is_measured(held, told, kept):
+    """Whoever ends a contest early has what was measured, in words and tables too."""
+    counts = [int(text.split()[1]) for text in told if text.startswith("kept ")]
+    assert counts and counts == sorted(counts) and counts[0] < len(held.results)
+    assert Contest.load(kept) == held
+    early = replace(held, results=held.results[:1])
+    assert "QLoRA" in str(early) and early._repr_html_() and early.verdict is not None
 
 
 def test_what_is_counted_is_right_to_the_byte(held):

@@ -519,3 +519,19 @@ def test_an_adapter_of_no_run_is_cut_without_a_loss(made: Callable, tmp_path: Pa
     new = asyncio.run(truncate_adapter(made("plain"), energy=0.9, to=tmp_path / "small"))
     assert (new.loss_before, new.loss_after, new.rows) == (None, None, 0)
     assert "The adapter is of no run here" in str(new) and new.folder == tmp_path / "small"
+
+
+def test_a_cut_that_is_interrupted_leaves_no_folder_that_looks_finished(
+    trained: Run, outputs: Path
+):
+    place = trained.adapter_path.with_name("adapter-rank-3")
+
+    async def interrupted() -> None:
+        task = asyncio.create_task(truncate_adapter(trained, rank=3, outputs=outputs))
+        while not place.exists():
+            await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(interrupted())
+    assert not place.exists() and trained.adapter_path.is_dir()

@@ -261,3 +261,14 @@ def test_answers_are_shown_as_text_whatever_they_say():
     assert str(found).startswith("Hi <i>\n\n  base alone:\n    <script>")
     assert json.loads(json.dumps(found.as_dict()))["mixes"] == [{}, {"a<b": 0.5, "c": 1}]
     assert title({"a": 0}) == "base alone" and title({"a": -1}) == "-1 a"
+
+
+def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(trained: Run, outputs: Path):
+    def refused(mixes: object, **how: object) -> str:
+        with pytest.raises(RunError) as caught:
+            asyncio.run(mix_adapters(mixes, ["Hi."], outputs=outputs, **how))
+        return str(caught.value)
+
+    assert "it must be a list of mixes" in refused({trained.name: 1})
+    assert "max_new_tokens is 0" in refused([{trained.name: 1}], max_new_tokens=0)
+    assert "must be a number" in refused([{trained.name: float("nan")}])

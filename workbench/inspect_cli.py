@@ -6,9 +6,11 @@ which some weights are no numbers; 130 stopped by Ctrl-C. Knows arguments; what 
 
 import argparse
 import asyncio
+import math
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +23,7 @@ from .problems import Problem, RunError, WorkbenchError
 say = partial(print, flush=True)
 FAILED = "The inspection "  # how the problems begin that are not the input's
 CLEAR = "\r\x1b[K"  # begins the terminal's line anew
+LOG_SECONDS = 5  # between two lines of progress in a log
 Told = Callable[[str], None] | None
 #: How results and problems put it in Python -> on a command line.
 PYTHON = {
@@ -89,16 +92,20 @@ def mix(args: argparse.Namespace) -> int:
 
 
 def contest(args: argparse.Namespace) -> int:
-    """Trains a recipe by QLoRA, by LoRA in 16 bit and in full, on several seeds, and compares them with their spread."""
+    """Trains a recipe by QLoRA, by LoRA beside whole weights, and in full, on several seeds, and compares them with their spread."""
     from .inspection.contest import contest
     from .memory.planning import named
     from .overrides import changed
 
     recipe = changed(named(args.recipe), args.set)
-    how = {"seeds": _seeds(args.seeds), "steps": args.steps}
-    found = _shown(args, lambda told: contest(recipe, **how, told=told))
+    how = {"seeds": _seeds(args.seeds), "steps": args.steps, "keep": args.save}
+    try:
+        _shown(args, lambda told: contest(recipe, **how, told=told))
+    except KeyboardInterrupt:
+        if args.save and args.save.exists():
+            say(f"Stopped; what was measured so far is in {args.save}.", file=sys.stderr)
+        raise
     if args.save:
-        found.save(args.save)
         say(f"The figures are in {args.save}.", file=sys.stderr)
     return 0
 
@@ -110,15 +117,16 @@ def _shown(args: argparse.Namespace, asked: Callable[[Told], Coroutine[Any, Any,
     if args.json:
         say(terminal.in_json(found.as_dict(), ensure_ascii=False, indent=2))
     else:
-        say(terminal.printable(_as_commands(str(found))))
+        text = _as_commands(str(found)).replace("…", getattr(args, "adapter", "…"))
+        say(terminal.printable(text))
     return found
 
 
 @contextmanager
 def _progress() -> Iterator[Told]:
-    """What shows progress as one line that is written anew, on standard error where that is a terminal."""
+    """What shows progress on standard error: one line that is written anew on a terminal, now and then a line elsewhere."""
     if not sys.stderr.isatty():
-        yield None
+        yield _now_and_then()
         return
 
     def told(text: str) -> None:
@@ -131,6 +139,18 @@ def _progress() -> Iterator[Told]:
         yield told
     finally:
         say(CLEAR, end="", file=sys.stderr)
+
+
+def _now_and_then() -> Callable[[str], None]:
+    last = -math.inf
+
+    def told(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > LOG_SECONDS:
+            last = time.monotonic()
+            say(terminal.printable(" ".join(text.split())), file=sys.stderr)
+
+    return told
 
 
 def _as_commands(text: str) -> str:
@@ -230,8 +250,8 @@ def _add_mix(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", action="append", required=True, help="what is asked; may be given again"
     )
-    parser.add_argument("--system", help="system prompt; '' for none")
-    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--system", help="system prompt, by default the first run's; '' for none")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="of each answer; 64")
     _add_base(parser)
 
 
@@ -244,7 +264,9 @@ def _add_contest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="lora.rank=8", help="change a setting"
     )
-    parser.add_argument("--save", type=Path, metavar="FILE.json", help="keep the figures")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE.json", help="keep the figures, after each training"
+    )
 
 
 def _add_base(parser: argparse.ArgumentParser) -> None:

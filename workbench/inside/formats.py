@@ -197,13 +197,15 @@ def errors_by_block(
 
 
 def shares(stored: Quantized | TwiceQuantized) -> list[float]:
-    """The share of the numbers that has each level, by ascending level; they sum to 1."""
+    """The share of the numbers that has each value, ascending; they sum to 1. Two codes of one value (0 and -0) are one."""
     counts = torch.bincount(stored.codes.int(), minlength=len(stored.levels))
-    return (counts / counts.sum())[stored.levels.argsort()].tolist()
+    values, which = stored.levels.unique(return_inverse=True)
+    together = torch.zeros(len(values)).index_add_(0, which, counts / counts.sum())
+    return together.tolist()
 
 
 def bits_used(stored: Quantized | TwiceQuantized) -> float:
-    """Entropy of the codes in bits: 4 where all 16 are used alike, less where some stand idle."""
+    """Entropy of the values in bits: 4 where 16 are used alike, less where some stand idle."""
     found = torch.tensor(shares(stored), dtype=torch.float64)
     return -torch.special.xlogy(found, found).sum().item() / torch.log(torch.tensor(2.0)).item()
 

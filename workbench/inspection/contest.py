@@ -176,13 +176,15 @@ async def contest(
     seeds: Sequence[int] = (1, 2, 3),
     steps: int | None = None,
     rows: int = 128,
+    keep: str | Path | None = None,
     told: Told | None = None,
 ) -> Contest:
     """Trains each entry with each seed on the same rows in the same order, and measures them on `rows` held-out rows.
 
     An entry is a name with changes to the recipe, as in `recipe.replace`, or {"full": True} for all weights instead of
     an adapter. Without `entries`, those of `methods`. `steps` are the recipe's if not given; `told` hears, in words,
-    how far it is. Raises RecipeError and RunError with all problems before anything is loaded.
+    how far it is. `keep` is a file that has what is measured after each training, so that an end before all is done
+    loses nothing. Raises RecipeError and RunError with all problems before anything is loaded.
     """
     _check(seeds, rows)
     base = _base(recipe, steps)
@@ -193,9 +195,14 @@ async def contest(
     if (choice := choose_backend(recipe.backend, look())).value != "peft":
         notes += (f"All of them by PEFT; a run here would take {choice.value.capitalize()}.",)
     arguments = {"recipe": base.to_yaml(), "entries": asked, "seeds": list(seeds), "rows": rows}
+
+    def heard(lines: list[dict[str, Any]]) -> None:
+        if keep and lines[-1]["kind"] == "result":
+            _gathered(lines, base, entries, tuple(seeds), notes).save(keep)
+
     # Made and removed on this side: a cell that is interrupted kills the process.
     with tempfile.TemporaryDirectory(prefix="contest-") as folder:
-        lines = await gathered("contest", arguments | {"folder": folder}, told)
+        lines = await gathered("contest", arguments | {"folder": folder}, told, heard)
     return _gathered(lines, base, entries, tuple(seeds), notes)
 
 

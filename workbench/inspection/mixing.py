@@ -228,19 +228,34 @@ async def mix_adapters(
     A mix adds each adapter's output times its weight, exactly, in every layer. `system` is by default what the first
     adapter's run asks with; with `rows` each mix's loss is measured on so many of its held-out rows. Raises RunError.
     """
+    _check(mixes, max_new_tokens)
     adapters = {name_of(adapter): adapter for mix in mixes for adapter in mix}
-    answers, losses, named = [], [], []
-    async with Mixer(list(adapters.values()), base=base, outputs=outputs, told=told) as mixer:
+    answers, losses = [], []
+    waiting = Mixer(list(adapters.values()), base=base, outputs=outputs, told=told)
+    named = [waiting.named(mix) for mix in mixes]  # what is wrong is told before anything is loaded
+    async with waiting as mixer:
         for number, mix in enumerate(mixes, start=1):
-            named.append(mixer.named(mix))
             if told is not None:
-                told(f"Asking mix {number} of {len(mixes)}: {title(named[-1])}.")
+                told(f"Asking mix {number} of {len(mixes)}: {title(named[number - 1])}.")
             said = await mixer.ask(
                 prompts, mix, system=system, max_new_tokens=max_new_tokens, rows=rows
             )
             answers.append(tuple(said["answers"]))
             losses.append(said["loss"])
     return Mixed(tuple(named), tuple(prompts), tuple(answers), tuple(losses))
+
+
+def _check(mixes: object, max_new_tokens: int) -> None:
+    """Raises RunError for what cannot be meant."""
+    problems = []
+    if isinstance(mixes, Mapping | str) or not all(isinstance(mix, Mapping) for mix in mixes):
+        fact = f"mixes is {mixes!r}; it must be a list of mixes."
+        problems.append(Problem("", fact, 'Write [{}, {"lamp": 1}, {"lamp": 0.5, "reef": 0.5}].'))
+    if max_new_tokens < 1:
+        fact = f"max_new_tokens is {max_new_tokens}; it must be at least 1."
+        problems.append(Problem("", fact, "64 is usual."))
+    if problems:
+        raise RunError(problems)
 
 
 def title(mix: Mapping[str, float]) -> str:

@@ -87,15 +87,23 @@ class Inside:
 
 
 async def gathered(
-    what: str, arguments: dict[str, Any], told: Told | None = None
+    what: str,
+    arguments: dict[str, Any],
+    told: Told | None = None,
+    heard: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """All lines of an inspection that is asked nothing more; those of kind "progress" go to `told` as text instead."""
+    """All lines of an inspection that is asked nothing more; those of kind "progress" go to `told` as text instead.
+
+    `heard` is shown all lines so far whenever there is one more.
+    """
     found = []
     async with Inside(what, arguments) as inside:
         inside.no_more()
         async for line in inside:
             if line["kind"] != "progress":
                 found.append(line)
+                if heard is not None:
+                    heard(found)
             elif told is not None:
                 told(line["text"])
     return found

@@ -3,6 +3,7 @@
 Holds figures that `python -m workbench.inside truncate` finds, and tells them. Knows no tensors.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from html import escape
@@ -127,7 +128,7 @@ async def truncate_adapter(
         "recipe": recipe,
         "holder": str(place.run or place.folder),
     }
-    lines = await gathered("truncate", arguments, told)
+    lines = await _cut(arguments, folder, told)
     cut = next(line for line in lines if line["kind"] == "truncated")
     losses = next((line for line in lines if line["kind"] == "losses"), {})
     return Truncated(
@@ -144,6 +145,17 @@ async def truncate_adapter(
         left_out=tuple(cut["left_out"]),
         why=losses.get("why", why if rows else ""),
     )
+
+
+async def _cut(arguments: dict[str, Any], folder: Path, told: Told | None) -> list[dict[str, Any]]:
+    """What the process tells. When it is cut short, the new folder goes: it would look finished, and stand in the way."""
+    new = not folder.exists()
+    try:
+        return await gathered("truncate", arguments, told)
+    except BaseException:  # an interrupted cell too
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _check(rank: int | None, energy: float | None, rows: int) -> None:
